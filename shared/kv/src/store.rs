@@ -1,0 +1,159 @@
+//! The cloud prompts a node keeps, content-addressed and bounded in bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::{KvDtype, KvGeometry, LayerKv, PromptId, SegmentSlots, TokenId};
+
+/// One cloud prompt: its public tokens and a slot for each layer's keys and values.
+#[derive(Debug)]
+pub struct PromptKv {
+    /// Its identity.
+    pub id: PromptId,
+    /// Its public tokens.
+    pub tokens: Arc<[TokenId]>,
+    /// The shape of its KV.
+    pub geometry: KvGeometry,
+    /// The number format of its KV.
+    pub dtype: KvDtype,
+    /// The layers computed or received so far.
+    pub layers: SegmentSlots<LayerKv>,
+}
+
+impl PromptKv {
+    /// Bytes of all layers once they are there.
+    pub fn bytes(&self) -> usize {
+        self.geometry.layer_bytes(self.tokens.len(), self.dtype) * self.layers.layer_count()
+    }
+}
+
+/// Prompts by identity. When full, the one unused for longest goes first; one that is in use
+/// (somebody holds its `Arc`) never does.
+#[derive(Debug)]
+pub struct PromptStore {
+    bytes_max: usize,
+    bytes: usize,
+    uses: u64,
+    entries: HashMap<PromptId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    prompt: Arc<PromptKv>,
+    last_use: u64,
+}
+
+impl PromptStore {
+    /// An empty store for up to `bytes_max` bytes of KV.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            uses: 0,
+            entries: HashMap::new(),
+        }
+    }
+
+    /// The prompt, if it is kept, marked as used now.
+    pub fn get(&mut self, id: &PromptId) -> Option<Arc<PromptKv>> {
+        self.uses += 1;
+        let entry = self.entries.get_mut(id)?;
+        entry.last_use = self.uses;
+        Some(Arc::clone(&entry.prompt))
+    }
+
+    /// Keeps a prompt and evicts others as needed. A prompt larger than the whole store, or one
+    /// that does not fit beside those in use, is handed back but not kept.
+    pub fn insert(&mut self, prompt: PromptKv) -> Arc<PromptKv> {
+        let (id, bytes, prompt) = (prompt.id, prompt.bytes(), Arc::new(prompt));
+        self.remove(&id);
+        while self.bytes + bytes > self.bytes_max && self.evict_one() {}
+        if self.bytes + bytes <= self.bytes_max {
+            self.uses += 1;
+            self.bytes += bytes;
+            let entry = Entry {
+                prompt: Arc::clone(&prompt),
+                last_use: self.uses,
+            };
+            self.entries.insert(id, entry);
+        }
+        prompt
+    }
+
+    /// Forgets a prompt, for one whose computation failed half-way.
+    pub fn remove(&mut self, id: &PromptId) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.bytes -= entry.prompt.bytes();
+        }
+    }
+
+    /// Bytes kept.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Prompts kept.
+    pub fn prompt_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn evict_one(&mut self) -> bool {
+        let unused = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| Arc::strong_count(&entry.prompt) == 1);
+        let oldest = unused
+            .min_by_key(|(_, entry)| entry.last_use)
+            .map(|(id, _)| *id);
+        if let Some(id) = oldest {
+            self.remove(&id);
+        }
+        oldest.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ModelDigest;
+
+    fn prompt(token: u32) -> PromptKv {
+        let tokens: Arc<[TokenId]> = vec![TokenId(token); 10].into();
+        let geometry = KvGeometry::new(2, 1, 8).unwrap();
+        PromptKv {
+            id: PromptId::of(&ModelDigest::new([0; 32]), &tokens),
+            tokens,
+            geometry,
+            dtype: KvDtype::F32,
+            layers: SegmentSlots::empty(2),
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_those_in_use_stay() {
+        let bytes = prompt(0).bytes();
+        assert_eq!(bytes, 2 * 2 * 8 * 10 * 4);
+        let mut store = PromptStore::new(2 * bytes);
+        let (a, b, c) = (prompt(1).id, prompt(2).id, prompt(3).id);
+        store.insert(prompt(1));
+        let held = store.insert(prompt(2));
+        store.get(&b);
+        store.get(&a);
+        store.insert(prompt(3));
+        assert!(
+            store.get(&a).is_none(),
+            "a was unused, b is held though used earlier"
+        );
+        assert!(store.get(&b).is_some() && store.get(&c).is_some());
+        drop(held);
+        assert_eq!((store.bytes(), store.prompt_count()), (2 * bytes, 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_handed_back_but_not_kept() {
+        let mut store = PromptStore::new(prompt(1).bytes() - 1);
+        let kept = store.insert(prompt(1));
+        assert_eq!(kept.tokens.len(), 10);
+        assert_eq!((store.bytes(), store.prompt_count()), (0, 0));
+    }
+}

@@ -1,0 +1,222 @@
+//! The decoder, with attention left open: a caller projects, attends as it likes, and finishes.
+//!
+//! It keeps no KV cache and knows no positions beyond the [`Rotary`] it is handed, so the same
+//! code runs split, monolithic, batched and in training.
+
+use burn::module::{Module, Param};
+use burn::nn::{Linear, RmsNorm};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+
+use crate::config::{ModelConfig, QkNorm, QkvBias};
+use crate::rope::Rotary;
+
+/// Queries, keys and values of one layer, post-RoPE.
+#[derive(Clone, Debug)]
+pub struct Qkv {
+    /// `[token, q_head, head_dim]`
+    pub q: Tensor<3>,
+    /// `[token, kv_head, head_dim]`
+    pub k: Tensor<3>,
+    /// `[token, kv_head, head_dim]`
+    pub v: Tensor<3>,
+}
+
+/// Normalisation of each query and key head before RoPE (Qwen 3).
+#[derive(Module, Debug)]
+pub struct HeadNorms {
+    pub(crate) q: RmsNorm,
+    pub(crate) k: RmsNorm,
+}
+
+/// One transformer layer.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    pub(crate) attention_norm: RmsNorm,
+    /// Queries, keys and values in one product: `[hidden, (q_heads + 2·kv_heads)·head_dim]`.
+    pub(crate) qkv: Linear,
+    pub(crate) head_norms: Option<HeadNorms>,
+    pub(crate) output: Linear,
+    pub(crate) mlp_norm: RmsNorm,
+    /// Gate and up projections in one product: `[hidden, 2·mlp]`.
+    pub(crate) gate_up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) q_head_count: usize,
+    pub(crate) kv_head_count: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// A Llama-family decoder.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// `[vocab, hidden]`, or nothing when the head is tied: then the head serves both ways.
+    pub(crate) embedding: Option<Param<Tensor<2>>>,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) norm: RmsNorm,
+    /// `[hidden, vocab]`: row-major in the direction the decode step multiplies.
+    pub(crate) head: Param<Tensor<2>>,
+}
+
+impl Decoder {
+    /// A decoder of random weights, for training and for benchmarks of a named shape.
+    pub fn init(config: &ModelConfig, device: &Device) -> Self {
+        let (hidden, vocab) = (config.hidden_dim, config.vocab_size);
+        let embedding = if config.tied_head {
+            None
+        } else {
+            Some(random([vocab, hidden], device))
+        };
+        Self {
+            embedding,
+            layers: (0..config.layer_count)
+                .map(|_| DecoderLayer::init(config, device))
+                .collect(),
+            norm: ones(hidden, config.norm_epsilon, device),
+            head: random([hidden, vocab], device),
+        }
+    }
+
+    /// Looks tokens up.
+    ///
+    /// # Shapes
+    /// `tokens`: `[token]`; the result: `[token, hidden]`.
+    pub fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
+        match &self.embedding {
+            Some(embedding) => embedding.val().select(0, tokens),
+            None => self.head.val().select(1, tokens).transpose(),
+        }
+    }
+
+    /// The layers, first to last.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
+    /// Scores every token of the vocabulary.
+    ///
+    /// # Shapes
+    /// `hidden`: `[token, hidden]` after the last layer; the result: `[token, vocab]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(hidden).matmul(self.head.val())
+    }
+
+    /// Where the weights live.
+    pub fn device(&self) -> Device {
+        self.head.val().device()
+    }
+
+    /// Columns of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.head.val().dims()[1]
+    }
+}
+
+impl DecoderLayer {
+    fn init(config: &ModelConfig, device: &Device) -> Self {
+        let ModelConfig {
+            hidden_dim,
+            mlp_dim,
+            q_head_count,
+            kv_head_count,
+            head_dim,
+            ..
+        } = *config;
+        let norm = |dim| ones(dim, config.norm_epsilon, device);
+        let linear = |from, to| Linear {
+            weight: random([from, to], device),
+            bias: None,
+        };
+        let qkv_dim = (q_head_count + 2 * kv_head_count) * head_dim;
+        Self {
+            attention_norm: norm(hidden_dim),
+            qkv: Linear {
+                weight: random([hidden_dim, qkv_dim], device),
+                bias: match config.qkv_bias {
+                    QkvBias::Absent => None,
+                    QkvBias::Present => Some(Param::from_tensor(Tensor::zeros([qkv_dim], device))),
+                },
+            },
+            head_norms: match config.qk_norm {
+                QkNorm::Absent => None,
+                QkNorm::PerHead => Some(HeadNorms {
+                    q: norm(head_dim),
+                    k: norm(head_dim),
+                }),
+            },
+            output: linear(q_head_count * head_dim, hidden_dim),
+            mlp_norm: norm(hidden_dim),
+            gate_up: linear(hidden_dim, 2 * mlp_dim),
+            down: linear(mlp_dim, hidden_dim),
+            q_head_count,
+            kv_head_count,
+            head_dim,
+        }
+    }
+
+    /// Everything before attention: normalise, project, rotate.
+    ///
+    /// # Shapes
+    /// `hidden`: `[token, hidden]`, one token for each position of `rotary`.
+    pub fn project(&self, hidden: Tensor<2>, rotary: &Rotary) -> Qkv {
+        let token_count = hidden.dims()[0];
+        let heads = self.q_head_count + 2 * self.kv_head_count;
+        let all = self.qkv.forward(self.attention_norm.forward(hidden));
+        let all = all.reshape([token_count, heads, self.head_dim]);
+        let rotated = self.q_head_count + self.kv_head_count;
+        let v = all.clone().narrow(1, rotated, self.kv_head_count);
+        match &self.head_norms {
+            None => {
+                let qk = rotary.rotate(all.narrow(1, 0, rotated));
+                let q = qk.clone().narrow(1, 0, self.q_head_count);
+                Qkv {
+                    q,
+                    k: qk.narrow(1, self.q_head_count, self.kv_head_count),
+                    v,
+                }
+            }
+            Some(norms) => {
+                let q = norms.q.forward(all.clone().narrow(1, 0, self.q_head_count));
+                let k = norms
+                    .k
+                    .forward(all.narrow(1, self.q_head_count, self.kv_head_count));
+                Qkv {
+                    q: rotary.rotate(q),
+                    k: rotary.rotate(k),
+                    v,
+                }
+            }
+        }
+    }
+
+    /// Everything after attention: output projection, residual, MLP.
+    ///
+    /// # Shapes
+    /// `hidden`: `[token, hidden]` as given to [`DecoderLayer::project`]; `attended`:
+    /// `[token, q_head, head_dim]`; the result: `[token, hidden]`.
+    pub fn finish(&self, hidden: Tensor<2>, attended: Tensor<3>) -> Tensor<2> {
+        let [token_count, q_heads, head_dim] = attended.dims();
+        let attended = attended.reshape([token_count, q_heads * head_dim]);
+        let hidden = hidden + self.output.forward(attended);
+        let gate_up = self.gate_up.forward(self.mlp_norm.forward(hidden.clone()));
+        let mlp_dim = gate_up.dims()[1] / 2;
+        let gate = silu(gate_up.clone().narrow(1, 0, mlp_dim));
+        let up = gate_up.narrow(1, mlp_dim, mlp_dim);
+        hidden + self.down.forward(gate * up)
+    }
+}
+
+/// Weights drawn as GPT-2 and Llama draw them: normal, standard deviation 0.02.
+fn random(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+    Param::from_tensor(Tensor::random(
+        shape,
+        Distribution::Normal(0.0, 0.02),
+        device,
+    ))
+}
+
+fn ones(dim: usize, epsilon: f64, device: &Device) -> RmsNorm {
+    RmsNorm {
+        gamma: Param::from_tensor(Tensor::ones([dim], device)),
+        epsilon,
+    }
+}
