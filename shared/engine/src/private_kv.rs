@@ -1,0 +1,90 @@
+//! Keys and values of one sequence's private tokens. They never leave the node through this type.
+
+use burn::tensor::{Device, Tensor};
+use edgeprompt_attention::KvView;
+use edgeprompt_kv::{KvGeometry, LayerIndex};
+
+/// Token slots a layer starts with; doubled whenever they run out.
+const CAPACITY_MIN: usize = 64;
+
+/// The private KV of one sequence, layer by layer.
+///
+/// Deliberately neither `Debug` nor serialisable: private KV counts as private text.
+pub struct PrivateKv {
+    layers: Vec<LayerBuffer>,
+}
+
+struct LayerBuffer {
+    /// `[kv_head, capacity, head_dim]`, the first `len` tokens of it written.
+    keys: Tensor<3>,
+    values: Tensor<3>,
+    len: usize,
+}
+
+impl PrivateKv {
+    /// No tokens yet.
+    pub fn empty(geometry: &KvGeometry, device: &Device) -> Self {
+        let shape = [geometry.kv_head_count(), CAPACITY_MIN, geometry.head_dim()];
+        let buffer = || LayerBuffer {
+            keys: Tensor::zeros(shape, device),
+            values: Tensor::zeros(shape, device),
+            len: 0,
+        };
+        Self {
+            layers: (0..geometry.layer_count()).map(|_| buffer()).collect(),
+        }
+    }
+
+    /// Tokens held by a layer. During a pass, earlier layers are ahead of later ones.
+    pub fn len(&self, layer: LayerIndex) -> usize {
+        self.layers[layer.as_usize()].len
+    }
+
+    /// Whether no layer holds a token.
+    pub fn is_empty(&self) -> bool {
+        self.layers.iter().all(|layer| layer.len == 0)
+    }
+
+    /// Appends the keys and values of new tokens to a layer.
+    ///
+    /// # Shapes
+    /// `[kv_head, token, head_dim]`
+    pub fn append(&mut self, layer: LayerIndex, new: KvView) {
+        let buffer = &mut self.layers[layer.as_usize()];
+        buffer.reserve(new.token_count());
+        let [heads, count, dim] = new.keys.dims();
+        let place = [0..heads, buffer.len..buffer.len + count, 0..dim];
+        // Taken out so that the buffer is the only owner and is written in place.
+        buffer
+            .keys
+            .inplace(|keys| keys.slice_assign(place.clone(), new.keys));
+        buffer
+            .values
+            .inplace(|values| values.slice_assign(place, new.values));
+        buffer.len += count;
+    }
+
+    /// The keys and values of every token a layer holds.
+    pub fn view(&self, layer: LayerIndex) -> KvView {
+        let buffer = &self.layers[layer.as_usize()];
+        KvView {
+            keys: buffer.keys.clone().narrow(1, 0, buffer.len),
+            values: buffer.values.clone().narrow(1, 0, buffer.len),
+        }
+    }
+}
+
+impl LayerBuffer {
+    fn reserve(&mut self, count: usize) {
+        let [heads, capacity, dim] = self.keys.dims();
+        let wanted = self.len + count;
+        if wanted <= capacity {
+            return;
+        }
+        let added = wanted.max(2 * capacity) - capacity;
+        for tensor in [&mut self.keys, &mut self.values] {
+            let more = Tensor::zeros([heads, added, dim], &tensor.device());
+            tensor.inplace(|tensor| Tensor::cat(vec![tensor, more], 1));
+        }
+    }
+}
