@@ -1,0 +1,239 @@
+//! Every metric of both nodes: its name, kind, unit, meaning and buckets, and nothing else.
+//!
+//! Names follow the Prometheus habit: the base unit is part of the name. Where vLLM measures the
+//! same quantity, the suffix and the buckets are vLLM's, so that its dashboards need only another
+//! prefix. Labels are few-valued by rule: never a session, a peer or a prompt.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Counter: cloud prompts whose keys and values were computed, not found in the store.
+pub const CLOUD_PROMPTS_COMPUTED_TOTAL: &str = "cloud_prompts_computed_total";
+/// Counter: layers sent to edges, each edge counted.
+pub const CLOUD_LAYERS_SENT_TOTAL: &str = "cloud_layers_sent_total";
+/// Counter: bytes of keys and values sent to edges, framing not included.
+pub const CLOUD_KV_BYTES_SENT_TOTAL: &str = "cloud_kv_bytes_sent_total";
+/// Histogram: time to compute one layer of a cloud prompt.
+pub const CLOUD_LAYER_COMPUTE_SECONDS: &str = "cloud_layer_compute_seconds";
+/// Counter, by [`REASON`]: requests of edges that were refused.
+pub const CLOUD_REFUSALS_TOTAL: &str = "cloud_refusals_total";
+/// Gauge: edges connected now.
+pub const CLOUD_EDGES_CONNECTED: &str = "cloud_edges_connected";
+
+/// Histogram: from the request's arrival to its first token.
+pub const EDGE_TIME_TO_FIRST_TOKEN_SECONDS: &str = "edge_time_to_first_token_seconds";
+/// Histogram: each gap between two tokens of one sequence.
+pub const EDGE_INTER_TOKEN_LATENCY_SECONDS: &str = "edge_inter_token_latency_seconds";
+/// Histogram: how long a forward pass stood still for one layer of the cloud prompt.
+pub const EDGE_KV_LAYER_WAIT_SECONDS: &str = "edge_kv_layer_wait_seconds";
+/// Histogram: first to last byte of one cloud prompt's keys and values.
+pub const EDGE_KV_XFER_TIME_SECONDS: &str = "edge_kv_xfer_time_seconds";
+/// Counter: bytes of keys and values received, framing not included.
+pub const EDGE_KV_BYTES_RECEIVED_TOTAL: &str = "edge_kv_bytes_received_total";
+/// Counter, by [`REASON`]: layers of a cloud prompt that the edge computed itself.
+pub const EDGE_KV_LAYERS_RECOMPUTED_TOTAL: &str = "edge_kv_layers_recomputed_total";
+/// Counter, by [`REASON`]: transfers of keys and values that ended without all their layers.
+pub const EDGE_KV_XFER_FAILED_TOTAL: &str = "edge_kv_xfer_failed_total";
+
+/// The label of the counters that are split by cause. Its values are a closed set of short words.
+pub const REASON: &str = "reason";
+
+/// vLLM's buckets of `vllm:time_to_first_token_seconds`.
+pub const TIME_TO_FIRST_TOKEN_BUCKETS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+
+/// vLLM's buckets of `vllm:inter_token_latency_seconds`.
+pub const INTER_TOKEN_LATENCY_BUCKETS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+];
+
+/// vLLM's buckets of `vllm:nixl_xfer_time_seconds`, its transfer of one request's KV cache.
+pub const KV_XFER_TIME_BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0,
+];
+
+/// Buckets of what happens once per layer. vLLM has no such histogram; its finest bucket, 1 ms, is
+/// coarser than one layer of a small model, so these are 1-2-5 steps from 100 µs to 10 s.
+pub const LAYER_TIME_BUCKETS: &[f64] = &[
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    10.0,
+];
+
+/// One row of [`METRICS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As it appears in the exported text.
+    pub name: &'static str,
+    /// How it is counted.
+    pub kind: MetricKind,
+    /// What one of it is.
+    pub unit: Unit,
+    /// One sentence for the reader of a dashboard.
+    pub help: &'static str,
+}
+
+/// How a metric moves.
+#[derive(Clone, Copy, Debug)]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Samples, counted into buckets.
+    Histogram {
+        /// Upper bounds in the metric's unit, ascending; one more bucket without a bound follows.
+        buckets: &'static [f64],
+    },
+}
+
+/// Every metric there is.
+pub const METRICS: &[Metric] = &[
+    counter(
+        CLOUD_PROMPTS_COMPUTED_TOTAL,
+        Unit::Count,
+        "Cloud prompts whose keys and values were computed rather than found in the store.",
+    ),
+    counter(
+        CLOUD_LAYERS_SENT_TOTAL,
+        Unit::Count,
+        "Layers sent to edges, each edge counted.",
+    ),
+    counter(
+        CLOUD_KV_BYTES_SENT_TOTAL,
+        Unit::Bytes,
+        "Bytes of keys and values sent to edges, framing not included.",
+    ),
+    seconds(
+        CLOUD_LAYER_COMPUTE_SECONDS,
+        LAYER_TIME_BUCKETS,
+        "Time to compute one layer of a cloud prompt.",
+    ),
+    counter(
+        CLOUD_REFUSALS_TOTAL,
+        Unit::Count,
+        "Requests of edges that were refused, by reason.",
+    ),
+    Metric {
+        name: CLOUD_EDGES_CONNECTED,
+        kind: MetricKind::Gauge,
+        unit: Unit::Count,
+        help: "Edges connected now.",
+    },
+    seconds(
+        EDGE_TIME_TO_FIRST_TOKEN_SECONDS,
+        TIME_TO_FIRST_TOKEN_BUCKETS,
+        "From the request's arrival to its first token.",
+    ),
+    seconds(
+        EDGE_INTER_TOKEN_LATENCY_SECONDS,
+        INTER_TOKEN_LATENCY_BUCKETS,
+        "Each gap between two tokens of one sequence.",
+    ),
+    seconds(
+        EDGE_KV_LAYER_WAIT_SECONDS,
+        LAYER_TIME_BUCKETS,
+        "How long a forward pass stood still for one layer of the cloud prompt.",
+    ),
+    seconds(
+        EDGE_KV_XFER_TIME_SECONDS,
+        KV_XFER_TIME_BUCKETS,
+        "First to last byte of one cloud prompt's keys and values.",
+    ),
+    counter(
+        EDGE_KV_BYTES_RECEIVED_TOTAL,
+        Unit::Bytes,
+        "Bytes of keys and values received, framing not included.",
+    ),
+    counter(
+        EDGE_KV_LAYERS_RECOMPUTED_TOTAL,
+        Unit::Count,
+        "Layers of a cloud prompt that the edge computed itself, by reason.",
+    ),
+    counter(
+        EDGE_KV_XFER_FAILED_TOTAL,
+        Unit::Count,
+        "Transfers of keys and values that ended without all their layers, by reason.",
+    ),
+];
+
+/// Registers unit and help text of every metric with the recorder that is installed.
+///
+/// A metric appears in the exported text from its first sample on, not from its description.
+pub fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            MetricKind::Counter => describe_counter!(metric.name, metric.unit, metric.help),
+            MetricKind::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
+            MetricKind::Histogram { .. } => {
+                describe_histogram!(metric.name, metric.unit, metric.help);
+            }
+        }
+    }
+}
+
+const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: MetricKind::Counter,
+        unit,
+        help,
+    }
+}
+
+const fn seconds(name: &'static str, buckets: &'static [f64], help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: MetricKind::Histogram { buckets },
+        unit: Unit::Seconds,
+        help,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_says_its_node_and_is_used_once() {
+        let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for name in names {
+            assert!(
+                name.starts_with("cloud_") || name.starts_with("edge_"),
+                "{name}"
+            );
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_name_ends_as_its_kind_and_unit_ask() {
+        for Metric {
+            name, kind, unit, ..
+        } in METRICS
+        {
+            let is_counter = matches!(kind, MetricKind::Counter);
+            assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+            let is_histogram = matches!(kind, MetricKind::Histogram { .. });
+            assert_eq!(name.ends_with("_seconds"), is_histogram, "{name}");
+            assert_eq!(name.contains("_bytes_"), *unit == Unit::Bytes, "{name}");
+            assert_eq!(is_histogram, *unit == Unit::Seconds, "{name}");
+        }
+    }
+
+    #[test]
+    fn buckets_ascend() {
+        for Metric { name, kind, .. } in METRICS {
+            if let MetricKind::Histogram { buckets } = kind {
+                assert!(buckets.is_sorted_by(|a, b| a < b), "{name}");
+            }
+        }
+    }
+}
