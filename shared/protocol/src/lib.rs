@@ -1,0 +1,42 @@
+//! The wire between nodes: messages, frames, layer framing, versions and limits.
+//!
+//! This crate turns values into bytes and bytes into *checked* values. It opens no socket, reads
+//! no clock and starts no task.
+//!
+//! A control stream carries one framed [`CloudRequest`] and one framed [`CloudReply`] back
+//! ([`frame`], [`codec`]). Every layer travels on a unidirectional stream of its own: a
+//! [`LayerHeader`], the raw little-endian tensor bytes, a [`LayerTrailer`].
+
+pub mod codec;
+pub mod frame;
+mod invalid;
+mod layer;
+mod prompt;
+mod refusal;
+mod reply;
+mod request;
+
+pub use invalid::InvalidMessage;
+pub use layer::{
+    HeaderError, HeaderMismatch, LAYER_HEADER_BYTES, LAYER_TRAILER_BYTES, LayerHeader,
+    LayerTimings, LayerTrailer, TrailerError,
+};
+pub use prompt::{
+    PROMPT_NAME_BYTES_MAX, PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, PromptName, PromptNameError,
+    PromptRef, PublicPrompt,
+};
+pub use refusal::{PublicPromptProblem, Refusal};
+pub use reply::{CloudReply, KvSource, LAYER_BYTES_MAX, Manifest, PROMPT_ENTRIES_MAX, PromptEntry};
+pub use request::{CloudRequest, Fetch, FetchId};
+
+/// The version of everything in this crate; a change of any byte on the wire changes it.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The protocol's name in the TLS handshake: nodes of different versions never get past it.
+pub const ALPN: &[u8] = b"edgeprompt/1";
+
+/// What a cloud sends first, on a unidirectional stream, once it has admitted an edge.
+///
+/// TLS 1.3 lets the edge's side finish before the cloud has looked at its certificate; without
+/// this word a refused edge would learn of it only at its first request.
+pub const WELCOME: [u8; 4] = *b"EPOK";
