@@ -1,0 +1,299 @@
+//! A cloud's endpoint: accepts links, admits edges, drains. What an admitted edge asks is
+//! [`EdgeLink`]'s.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use edgeprompt_protocol::{ALPN, WELCOME};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::certificates::{ChainError, EdgePeer};
+use crate::close::{CloseReason, HandshakeFailure, LinkLost};
+use crate::cloud_identity::CloudIdentity;
+use crate::config::LinkConfig;
+use crate::edge_link::{EdgeLink, LinkContext};
+use crate::enrolment::{Enrolment, EnrolmentError};
+use crate::load::Load;
+use crate::socket::{self, BindError};
+use crate::tls;
+
+/// Most handshakes at a time; further edges are refused and try again.
+const HANDSHAKES_MAX: usize = 128;
+
+/// Most links at a time.
+const LINKS_MAX: usize = 1024;
+
+/// Admitted links that wait for [`CloudEndpoint::accept`].
+const ACCEPTED_MAX: usize = 64;
+
+/// Why an edge was not admitted, as the cloud sees it.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The edge trusts another cloud's root.
+    #[error("the peer does not trust this cloud: it belongs to another trust domain")]
+    NotTrustedByPeer,
+    /// The edge's certificate is not of this cloud's trust domain.
+    #[error(
+        "the peer is not part of this cloud's trust domain: invite it with `cloud-node invite`"
+    )]
+    PeerNotTrusted,
+    /// The peer speaks no protocol version of this cloud.
+    #[error("the peer speaks another protocol version")]
+    Version,
+    /// The certificate is of the domain and not an edge's.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The invitation does not admit the edge.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentError),
+    /// The edge was too slow.
+    #[error("the peer did not complete the handshake in time")]
+    TimedOut,
+    /// The link went away meanwhile.
+    #[error(transparent)]
+    Lost(#[from] LinkLost),
+}
+
+impl From<ConnectionError> for AcceptError {
+    fn from(error: ConnectionError) -> Self {
+        match HandshakeFailure::of(&error) {
+            Some(HandshakeFailure::Version) => Self::Version,
+            Some(HandshakeFailure::PeerRefused) => Self::PeerNotTrusted,
+            Some(HandshakeFailure::RefusedByPeer) => Self::NotTrustedByPeer,
+            Some(HandshakeFailure::Full) | None => Self::Lost(error.into()),
+        }
+    }
+}
+
+impl AcceptError {
+    /// What the edge is told, where TLS has not told it already.
+    const fn close_reason(&self) -> Option<CloseReason> {
+        match self {
+            Self::Chain(_) => Some(CloseReason::NotAnEdge),
+            Self::Enrolment(EnrolmentError::AlreadyUsed) => Some(CloseReason::TokenAlreadyUsed),
+            Self::Enrolment(EnrolmentError::Expired) => Some(CloseReason::TokenExpired),
+            Self::Enrolment(EnrolmentError::Unknown) => Some(CloseReason::TokenUnknown),
+            Self::Enrolment(EnrolmentError::Registry(_)) => Some(CloseReason::Internal),
+            Self::NotTrustedByPeer
+            | Self::PeerNotTrusted
+            | Self::Version
+            | Self::TimedOut
+            | Self::Lost(_) => None,
+        }
+    }
+}
+
+/// The edges that were not admitted.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    /// How many.
+    pub count: u64,
+    /// Why, for the latest.
+    pub last: Option<Arc<AcceptError>>,
+}
+
+/// Accepts links from edge nodes.
+#[derive(Debug)]
+pub struct CloudEndpoint {
+    endpoint: Endpoint,
+    config: LinkConfig,
+    load: Load,
+    links: mpsc::Receiver<EdgeLink>,
+    refusals: Arc<Mutex<Refusals>>,
+    acceptor: JoinHandle<()>,
+}
+
+impl CloudEndpoint {
+    /// Listens on `addr`; port 0 takes a free one. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(
+        addr: SocketAddr,
+        identity: &CloudIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = tls::server_crypto(identity.credentials(), ALPN)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(Arc::new(config.cloud_transport()));
+        let endpoint = socket::open(addr, Some(server))?;
+        let (sender, links) = mpsc::channel(ACCEPTED_MAX);
+        let acceptor = Acceptor {
+            enrolment: Arc::clone(identity.enrolment()),
+            config,
+            load: Load::default(),
+            accepted: sender,
+            refusals: Arc::default(),
+        };
+        let (load, refusals) = (acceptor.load.clone(), Arc::clone(&acceptor.refusals));
+        let acceptor = tokio::spawn(acceptor.run(endpoint.clone()));
+        Ok(Self {
+            endpoint,
+            config,
+            load,
+            links,
+            refusals,
+            acceptor,
+        })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// [`BindError::Socket`] if the socket is gone.
+    pub fn local_addr(&self) -> Result<SocketAddr, BindError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.endpoint
+            .local_addr()
+            .map_err(|source| BindError::Socket {
+                addr: unknown,
+                source,
+            })
+    }
+
+    /// The next admitted edge, or `None` once the endpoint is closed. Cancel-safe.
+    ///
+    /// Handshakes run beside each other and beside this; an edge that is refused shows only in
+    /// [`CloudEndpoint::refusals`] and in the log.
+    pub async fn accept(&mut self) -> Option<EdgeLink> {
+        self.links.recv().await
+    }
+
+    /// The edges refused so far.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Stops taking links and requests, lets those under way end, then closes every link.
+    ///
+    /// It waits no longer than the configuration's `drain`.
+    pub async fn drain(mut self) {
+        self.acceptor.abort();
+        self.links.close();
+        self.load.start_draining();
+        let patience = self.config.timeouts.drain;
+        if timeout(patience, self.load.idle()).await.is_err() {
+            tracing::warn!("requests are still under way: closing their links");
+        }
+        CloseReason::ShuttingDown.close_endpoint(&self.endpoint);
+        // The peers' last acknowledgements are not worth waiting for longer.
+        let _ = timeout(patience, self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for CloudEndpoint {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+        self.load.start_draining();
+        CloseReason::ShuttingDown.close_endpoint(&self.endpoint);
+    }
+}
+
+/// The task that turns incoming handshakes into links.
+struct Acceptor {
+    enrolment: Arc<Enrolment>,
+    config: LinkConfig,
+    load: Load,
+    accepted: mpsc::Sender<EdgeLink>,
+    refusals: Arc<Mutex<Refusals>>,
+}
+
+impl Acceptor {
+    async fn run(self, endpoint: Endpoint) {
+        let acceptor = Arc::new(self);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let links = Arc::new(Semaphore::new(LINKS_MAX));
+        while let Some(incoming) = endpoint.accept().await {
+            let handshake = Arc::clone(&handshakes).try_acquire_owned();
+            let link = Arc::clone(&links).try_acquire_owned();
+            let (Ok(handshake), Ok(link)) = (handshake, link) else {
+                tracing::warn!(addr = %incoming.remote_address(), "too many links: refused one");
+                incoming.refuse();
+                continue;
+            };
+            let acceptor = Arc::clone(&acceptor);
+            tokio::spawn(async move {
+                acceptor.admit(incoming, link).await;
+                drop(handshake);
+            });
+        }
+    }
+
+    async fn admit(&self, incoming: Incoming, permit: OwnedSemaphorePermit) {
+        let addr = incoming.remote_address();
+        match self.handshake(incoming).await {
+            Ok((connection, peer)) => {
+                tracing::info!(%addr, peer = peer.name, "edge admitted");
+                let (timeouts, load) = (self.config.timeouts, self.load.clone());
+                let context = LinkContext {
+                    timeouts,
+                    load,
+                    permit,
+                };
+                let link = EdgeLink::start(connection, peer.name, context);
+                // Fails only when the endpoint is gone, and then the link is to go as well.
+                let _ = self.accepted.send(link).await;
+            }
+            Err(error) => {
+                tracing::warn!(%addr, %error, "edge refused");
+                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+                refusals.count += 1;
+                refusals.last = Some(Arc::new(error));
+            }
+        }
+    }
+
+    async fn handshake(&self, incoming: Incoming) -> Result<(Connection, EdgePeer), AcceptError> {
+        let patience = self.config.timeouts.connect;
+        let connecting = incoming.accept()?;
+        let connection = timeout(patience, connecting)
+            .await
+            .map_err(|_| AcceptError::TimedOut)??;
+        match timeout(patience, self.welcome(&connection)).await {
+            Ok(Ok(peer)) => Ok((connection, peer)),
+            Ok(Err(error)) => {
+                if let Some(reason) = error.close_reason() {
+                    reason.close(&connection);
+                }
+                Err(error)
+            }
+            Err(_) => Err(AcceptError::TimedOut),
+        }
+    }
+
+    async fn welcome(&self, connection: &Connection) -> Result<EdgePeer, AcceptError> {
+        let peer = peer_of(connection)?;
+        let (enrolment, candidate) = (Arc::clone(&self.enrolment), peer.clone());
+        let admission = move || enrolment.admit(&candidate, SystemTime::now());
+        // The registry may be a file, and waiting for its lock must not hold up other links.
+        let admitted = tokio::task::spawn_blocking(admission).await;
+        admitted.map_err(|_| LinkLost::ClosedHere)??;
+        let mut stream = connection.open_uni().await?;
+        stream
+            .write_all(&WELCOME)
+            .await
+            .map_err(|error| match error {
+                quinn::WriteError::ConnectionLost(error) => AcceptError::from(error),
+                quinn::WriteError::Stopped(_)
+                | quinn::WriteError::ClosedStream
+                | quinn::WriteError::ZeroRttRejected => AcceptError::TimedOut,
+            })?;
+        Ok(peer)
+    }
+}
+
+fn peer_of(connection: &Connection) -> Result<EdgePeer, ChainError> {
+    let identity = connection.peer_identity().ok_or(ChainError::Shape)?;
+    let chain = identity
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .map_err(|_| ChainError::Shape)?;
+    EdgePeer::of_chain(&chain)
+}

@@ -1,0 +1,193 @@
+//! What a link is tuned with: the path it runs over, how long anything may take, how much may
+//! arrive. Values only; nothing here is read from files or the environment.
+
+use std::time::Duration;
+
+use edgeprompt_protocol::frame::MESSAGE_BYTES_MAX;
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+/// Smallest window of a direction that carries layers: a short path still has bursts.
+const WINDOW_BYTES_MIN: u64 = 8 << 20;
+
+/// Largest window: what one link may make a node hold in QUIC's buffers.
+const WINDOW_BYTES_MAX: u64 = 1 << 30;
+
+/// Window of the direction that carries requests: two of the largest.
+const CONTROL_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Most requests of one link at a time.
+pub(crate) const REQUEST_STREAMS_MAX: u32 = 32;
+
+/// Most layer streams open at a time on one link; the sender waits for a free one. Early layers
+/// go first in any case, so more would only be more bookkeeping.
+pub(crate) const LAYER_STREAMS_MAX: u32 = 64;
+
+const _: () = assert!(2 * MESSAGE_BYTES_MAX <= CONTROL_WINDOW_BYTES as usize);
+
+/// A rate of data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BitRate(u64);
+
+impl BitRate {
+    /// So many bits each second.
+    pub const fn bits_per_second(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// So many million bits each second.
+    pub const fn megabits_per_second(megabits: u64) -> Self {
+        Self(megabits.saturating_mul(1_000_000))
+    }
+
+    /// The rate in whole bytes each second.
+    pub const fn bytes_per_second(self) -> u64 {
+        self.0 / 8
+    }
+}
+
+/// The path between two nodes, as far as buffers depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkProfile {
+    /// The rate of the slowest hop.
+    pub rate: BitRate,
+    /// The round-trip time.
+    pub rtt: Duration,
+}
+
+impl Default for LinkProfile {
+    /// 10 Gbit/s over 20 ms: a metropolitan backhaul. Slower and shorter paths work as well; the
+    /// profile bounds buffers and shapes nothing.
+    fn default() -> Self {
+        Self {
+            rate: BitRate::megabits_per_second(10_000),
+            rtt: Duration::from_millis(20),
+        }
+    }
+}
+
+impl LinkProfile {
+    /// Twice the bandwidth-delay product, so that a lost packet's round trip does not stall the
+    /// sender, within 8 MiB and 1 GiB.
+    fn window_bytes(&self) -> u32 {
+        let rate = u128::from(self.rate.bytes_per_second());
+        let in_flight = rate * self.rtt.as_micros() / 1_000_000;
+        let window = u64::try_from(2 * in_flight).unwrap_or(u64::MAX);
+        let window = window.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        u32::try_from(window).expect("WINDOW_BYTES_MAX fits 32 bits")
+    }
+}
+
+/// How long a node waits for anything before it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a link: handshake and admission.
+    pub connect: Duration,
+    /// For a control message, once its stream is open.
+    pub message: Duration,
+    /// For the answer to a request: a cloud may tokenise and look up a prompt first.
+    pub reply: Duration,
+    /// For the next layer of a fetch, and for progress within one; a late layer waits behind all
+    /// earlier ones.
+    pub layer: Duration,
+    /// For any packet; a link silent for longer is lost.
+    pub idle: Duration,
+    /// Between packets that keep an idle link open; below `idle`.
+    pub keep_alive: Duration,
+    /// For what is under way when a node closes.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            message: Duration::from_secs(10),
+            reply: Duration::from_secs(30),
+            layer: Duration::from_secs(60),
+            idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How an endpoint makes or accepts links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// The path.
+    pub profile: LinkProfile,
+    /// The patience.
+    pub timeouts: Timeouts,
+    /// Most bytes of layers that one fetch may bring; a manifest that announces more is refused.
+    pub fetch_bytes_max: usize,
+}
+
+impl Default for LinkConfig {
+    /// Up to 32 GiB a fetch: more than the longest prompt of a 7-billion-parameter model at half
+    /// precision needs with grouped KV heads.
+    fn default() -> Self {
+        Self {
+            profile: LinkProfile::default(),
+            timeouts: Timeouts::default(),
+            fetch_bytes_max: 32 << 30,
+        }
+    }
+}
+
+impl LinkConfig {
+    /// Transport parameters of the node that receives requests and sends layers.
+    pub(crate) fn cloud_transport(&self) -> TransportConfig {
+        let mut transport = self.transport();
+        transport
+            .max_concurrent_bidi_streams(REQUEST_STREAMS_MAX.into())
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .stream_receive_window(CONTROL_WINDOW_BYTES.into())
+            .receive_window(CONTROL_WINDOW_BYTES.into())
+            .send_window(self.profile.window_bytes().into());
+        transport
+    }
+
+    /// Transport parameters of the node that sends requests and receives layers.
+    pub(crate) fn edge_transport(&self) -> TransportConfig {
+        let mut transport = self.transport();
+        transport
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(LAYER_STREAMS_MAX.into())
+            .stream_receive_window(self.profile.window_bytes().into())
+            .receive_window(self.profile.window_bytes().into())
+            .send_window(CONTROL_WINDOW_BYTES.into());
+        transport
+    }
+
+    fn transport(&self) -> TransportConfig {
+        let mut transport = TransportConfig::default();
+        // QUIC counts milliseconds in 62 bits: a longer timeout is none.
+        let idle = IdleTimeout::try_from(self.timeouts.idle).ok();
+        transport
+            .max_idle_timeout(idle)
+            .keep_alive_interval(Some(self.timeouts.keep_alive))
+            .datagram_receive_buffer_size(None);
+        transport
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_follow_the_bandwidth_delay_product() {
+        let window = |megabits, millis| {
+            let rate = BitRate::megabits_per_second(megabits);
+            LinkProfile {
+                rate,
+                rtt: Duration::from_millis(millis),
+            }
+            .window_bytes()
+        };
+        assert_eq!(window(10_000, 20), 50_000_000);
+        assert_eq!(window(1_000, 100), 25_000_000);
+        assert_eq!(window(10, 10), 8 << 20);
+        assert_eq!(window(u64::MAX, 1_000), 1 << 30);
+    }
+}

@@ -1,0 +1,190 @@
+//! An edge's endpoint: makes links to clouds and says clearly why it could not.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use edgeprompt_protocol::{ALPN, WELCOME};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError};
+use tokio::time::timeout;
+
+use crate::certificates::CLOUD_NAME;
+use crate::close::{CloseReason, HandshakeFailure, LinkLost};
+use crate::cloud_link::CloudLink;
+use crate::config::LinkConfig;
+use crate::edge_identity::EdgeIdentity;
+use crate::sent_messages::SentMessages;
+use crate::socket::{self, BindError};
+use crate::tls;
+
+/// Why there is no link to a cloud, by what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing answers there.
+    #[error(
+        "no cloud answers at {addr}: check the address, and that `cloud-node serve` runs there"
+    )]
+    Unreachable {
+        /// The address dialled.
+        addr: SocketAddr,
+    },
+    /// The address cannot be dialled from this endpoint.
+    #[error("{addr} cannot be dialled from here: {detail}")]
+    Address {
+        /// The address dialled.
+        addr: SocketAddr,
+        /// What the transport says.
+        detail: String,
+    },
+    /// The node there does not hold the certificate that this edge trusts.
+    #[error(
+        "the node at {addr} is not this edge's cloud ({detail}): check the address, or run `edge-node join TOKEN` with a token of that cloud"
+    )]
+    CloudNotTrusted {
+        /// The address dialled.
+        addr: SocketAddr,
+        /// What is wrong with its certificate.
+        detail: String,
+    },
+    /// The cloud does not accept this edge's certificate.
+    #[error(
+        "this edge is not part of the cloud's trust domain ({detail}): run `edge-node join TOKEN` with a token from `cloud-node invite`"
+    )]
+    EdgeNotTrusted {
+        /// What the cloud said.
+        detail: String,
+    },
+    /// Another node joined with this edge's token.
+    #[error("join token already used by another node: get a new one with `cloud-node invite`")]
+    TokenAlreadyUsed,
+    /// This edge's token was not used in time.
+    #[error(
+        "join token expired before this edge first connected: get a new one with `cloud-node invite`"
+    )]
+    TokenExpired,
+    /// The cloud gave out no such token, or revoked it.
+    #[error(
+        "the cloud does not know this edge's join token: get a new one with `cloud-node invite`"
+    )]
+    TokenUnknown,
+    /// The nodes are of different versions.
+    #[error("the cloud speaks another protocol version: update the older node")]
+    Version,
+    /// The cloud takes no more links.
+    #[error("the cloud takes no more links: try again later")]
+    Full,
+    /// The link came and went.
+    #[error(transparent)]
+    Lost(#[from] LinkLost),
+}
+
+impl ConnectError {
+    fn of(error: &ConnectionError, addr: SocketAddr) -> Self {
+        let detail = error.to_string();
+        match HandshakeFailure::of(error) {
+            Some(HandshakeFailure::Version) => return Self::Version,
+            Some(HandshakeFailure::PeerRefused) => return Self::CloudNotTrusted { addr, detail },
+            Some(HandshakeFailure::RefusedByPeer) => return Self::EdgeNotTrusted { detail },
+            Some(HandshakeFailure::Full) => return Self::Full,
+            None => {}
+        }
+        match (CloseReason::of(error), error) {
+            (Some(CloseReason::TokenAlreadyUsed), _) => Self::TokenAlreadyUsed,
+            (Some(CloseReason::TokenExpired), _) => Self::TokenExpired,
+            (Some(CloseReason::TokenUnknown), _) => Self::TokenUnknown,
+            (Some(CloseReason::NotAnEdge), _) => Self::EdgeNotTrusted { detail },
+            (_, ConnectionError::TimedOut) => Self::Unreachable { addr },
+            (Some(CloseReason::Done | CloseReason::ShuttingDown | CloseReason::Internal), _)
+            | (None, _) => Self::Lost(error.into()),
+        }
+    }
+}
+
+/// Makes links to clouds of one trust domain.
+#[derive(Clone, Debug)]
+pub struct EdgeEndpoint {
+    endpoint: Endpoint,
+    client: ClientConfig,
+    config: LinkConfig,
+}
+
+impl EdgeEndpoint {
+    /// Opens a socket on `addr`; port 0 takes a free one. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = tls::client_crypto(identity.credentials(), ALPN)?;
+        let mut client = ClientConfig::new(Arc::new(crypto));
+        client.transport_config(Arc::new(config.edge_transport()));
+        Ok(Self {
+            endpoint: socket::open(addr, None)?,
+            client,
+            config,
+        })
+    }
+
+    /// Links to the cloud at `addr`, once it has admitted this edge.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self, addr: SocketAddr) -> Result<CloudLink, ConnectError> {
+        let connection = self.dial(addr).await?;
+        Ok(CloudLink::start(connection, self.config, None))
+    }
+
+    /// As [`EdgeEndpoint::connect`], and keeps what is sent to the cloud in `record`.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_recorded(
+        &self,
+        addr: SocketAddr,
+        record: SentMessages,
+    ) -> Result<CloudLink, ConnectError> {
+        let connection = self.dial(addr).await?;
+        Ok(CloudLink::start(connection, self.config, Some(record)))
+    }
+
+    /// Closes every link and waits until the clouds know, within the configuration's `drain`.
+    pub async fn close(self) {
+        CloseReason::Done.close_endpoint(&self.endpoint);
+        // The peers' last acknowledgements are not worth waiting for longer.
+        let _ = timeout(self.config.timeouts.drain, self.endpoint.wait_idle()).await;
+    }
+
+    async fn dial(&self, addr: SocketAddr) -> Result<Connection, ConnectError> {
+        let connecting = self
+            .endpoint
+            .connect_with(self.client.clone(), addr, CLOUD_NAME)
+            .map_err(|error| ConnectError::Address {
+                addr,
+                detail: error.to_string(),
+            })?;
+        let admitted = async {
+            let connection = connecting.await?;
+            await_welcome(&connection).await?;
+            Ok(connection)
+        };
+        match timeout(self.config.timeouts.connect, admitted).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(ConnectError::of(&error, addr)),
+            Err(_) => Err(ConnectError::Unreachable { addr }),
+        }
+    }
+}
+
+/// Waits for the cloud's word that it admits this edge; a refusal closes the connection.
+async fn await_welcome(connection: &Connection) -> Result<(), ConnectionError> {
+    let mut stream = connection.accept_uni().await?;
+    let mut word = [0; WELCOME.len()];
+    match stream.read_exact(&mut word).await {
+        Ok(()) if word == WELCOME => Ok(()),
+        Err(ReadExactError::ReadError(quinn::ReadError::ConnectionLost(error))) => Err(error),
+        // The right certificate and a wrong word: not a cloud of this protocol after all.
+        Ok(()) | Err(_) => Err(ConnectionError::VersionMismatch),
+    }
+}
