@@ -218,7 +218,7 @@ impl Published {
         // Qwen 2 publishes a window beside `use_sliding_window: false`: it is not in force there.
         let windowed = self
             .use_sliding_window
-            .unwrap_or(!architecture.to_lowercase().contains("qwen"));
+            .unwrap_or_else(|| !architecture.to_lowercase().contains("qwen"));
         if let (Some(window), true) = (self.sliding_window, windowed) {
             return unsupported("sliding_window", window.to_string());
         }

@@ -1,0 +1,10 @@
+//! The cloud node: it computes the keys and values of public prompts, layer by layer, and sends
+//! each layer to the edges as soon as it exists.
+//!
+//! It never sees a private prompt: what reaches it is defined by `edgeprompt_protocol`'s
+//! `CloudRequest`, which has no place for one.
+
+pub mod compute;
+pub mod launch;
+pub mod library;
+pub mod service;

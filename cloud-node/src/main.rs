@@ -1,0 +1,226 @@
+//! The `cloud-node` program: makes a trust domain, serves cloud prompts, lists them.
+
+#![allow(clippy::print_stdout, reason = "a program speaks to its user")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use cloud_node::compute::PromptComputer;
+use cloud_node::launch::{Exit, Failure, ModelArgs, OpenModelError, default_identity_dir};
+use cloud_node::library::PromptLibrary;
+use cloud_node::service::{CloudService, PublicPrompts};
+use edgeprompt_telemetry::tracing_setup::{self, LogFormat, Verbosity};
+use edgeprompt_transport::{CloudEndpoint, CloudIdentity, INVITATION_LIFETIME, LinkConfig};
+use tokio::sync::watch;
+
+/// Computes the keys and values of public prompts and pipelines them to edge nodes
+#[derive(Parser)]
+#[command(name = "cloud-node", version)]
+struct Cli {
+    /// Say more (-v: progress, -vv: everything)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say less (-q: warnings, -qq: errors)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    quiet: u8,
+    /// Log lines as text or JSON
+    #[arg(
+        long,
+        default_value_t,
+        global = true,
+        value_name = "FORMAT",
+        env = "CLOUD_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a private certificate authority; the last word printed is a join token for one edge
+    Init(IdentityArgs),
+    /// Print a join token for one more edge
+    Invite(IdentityArgs),
+    /// Serve cloud prompts to the edges that joined
+    Serve(ServeArgs),
+    /// List the cloud prompts of a folder with their token counts and identities
+    Prompts(PromptsArgs),
+}
+
+#[derive(Args)]
+struct IdentityArgs {
+    /// Folder of this cloud's identity [default: the XDG configuration folder]
+    #[arg(long, value_name = "DIR", env = "CLOUD_IDENTITY")]
+    identity: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// Folder of cloud prompts: every file is one, named by its stem
+    #[arg(long, value_name = "DIR", env = "CLOUD_PROMPTS")]
+    prompts: Option<PathBuf>,
+    /// Address to listen on, UDP; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4433",
+        env = "CLOUD_LISTEN"
+    )]
+    listen: SocketAddr,
+    /// Bytes of keys and values to keep, in MiB
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 4096,
+        env = "CLOUD_STORE_MIB"
+    )]
+    store_mib: usize,
+    /// Serve the folder's prompts only, not ones that edges declare public
+    #[arg(long, env = "CLOUD_NO_PUBLIC_PROMPTS")]
+    no_public_prompts: bool,
+}
+
+#[derive(Args)]
+struct PromptsArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Folder of cloud prompts
+    #[arg(long, value_name = "DIR", env = "CLOUD_PROMPTS")]
+    prompts: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verbosity = Verbosity::from_counts(cli.verbose, cli.quiet);
+    if let Err(error) = tracing_setup::init(cli.log_format, verbosity) {
+        eprintln!("cloud-node: {error}");
+        return Exit::Usage.into();
+    }
+    let done = match cli.command {
+        Command::Init(args) => init(&args),
+        Command::Invite(args) => invite(&args),
+        Command::Serve(args) => serve(&args),
+        Command::Prompts(args) => prompts(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("cloud-node"),
+    }
+}
+
+impl IdentityArgs {
+    fn dir(&self) -> Result<PathBuf, Failure> {
+        let dir = self
+            .identity
+            .clone()
+            .or_else(|| default_identity_dir("cloud"));
+        dir.context("no home folder: give --identity DIR")
+            .map_err(Failure::of(Exit::Usage))
+    }
+}
+
+fn init(args: &IdentityArgs) -> Result<(), Failure> {
+    let dir = args.dir()?;
+    let (_, token) = CloudIdentity::init(&dir).map_err(Failure::of(Exit::Usage))?;
+    println!("Identity made in {}.", dir.display());
+    println!("One edge joins within 24 hours with: edge-node join {token}");
+    Ok(())
+}
+
+fn invite(args: &IdentityArgs) -> Result<(), Failure> {
+    let identity = CloudIdentity::load(&args.dir()?).map_err(Failure::of(Exit::Usage))?;
+    let token = identity
+        .invite(INVITATION_LIFETIME)
+        .map_err(Failure::of(Exit::Usage))?;
+    println!("One edge joins within 24 hours with: edge-node join {token}");
+    Ok(())
+}
+
+fn prompts(args: &PromptsArgs) -> Result<(), Failure> {
+    let model = open_model(&args.model)?;
+    let library = PromptLibrary::open(&args.prompts, &model).map_err(Failure::of(Exit::Usage))?;
+    println!("{:<24} {:>8}  PROMPT ID", "NAME", "TOKENS");
+    for (name, prompt) in library.iter() {
+        println!(
+            "{:<24} {:>8}  {}",
+            name.as_str(),
+            prompt.tokens.len(),
+            prompt.id
+        );
+    }
+    Ok(())
+}
+
+fn open_model(args: &ModelArgs) -> Result<edgeprompt_model::Model, Failure> {
+    args.open().map_err(|error: OpenModelError| Failure {
+        exit: error.exit(),
+        error: error.into(),
+    })
+}
+
+fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let identity = CloudIdentity::load(&args.identity.dir()?)
+        .context("run `cloud-node init` first")
+        .map_err(Failure::of(Exit::Usage))?;
+    let model = Arc::new(open_model(&args.model)?);
+    let library = match &args.prompts {
+        Some(folder) => PromptLibrary::open(folder, &model).map_err(Failure::of(Exit::Usage))?,
+        None => PromptLibrary::default(),
+    };
+    println!(
+        "model {} with {} layers",
+        model.digest.short(),
+        model.config.layer_count
+    );
+    println!("{} cloud prompts", library.len());
+    let service = Arc::new(CloudService {
+        computer: PromptComputer::start(model, args.store_mib.saturating_mul(1 << 20)),
+        library,
+        public_prompts: match args.no_public_prompts {
+            true => PublicPrompts::Refused,
+            false => PublicPrompts::Accepted,
+        },
+    });
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::of(Exit::Usage))?;
+    runtime.block_on(async {
+        let endpoint = CloudEndpoint::bind(args.listen, &identity, LinkConfig::default())
+            .map_err(Failure::of(Exit::Usage))?;
+        let addr = endpoint.local_addr().map_err(Failure::of(Exit::Usage))?;
+        println!("listening on {addr}");
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(async move {
+            interrupted().await;
+            stop.send_replace(true);
+        });
+        service.run(endpoint, stopping).await;
+        Ok(())
+    })
+}
+
+/// Resolves when the user or the system asks the program to stop.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the program simply goes on until it is killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,8 @@
+//! The edge node: it keeps the private prompt, fuses its attention with the cloud prompt's at
+//! every layer, and generates.
+
+pub mod answer;
+pub mod ask;
+pub mod cloud_prompt;
+pub mod layer_bar;
+pub mod link;

@@ -1,0 +1,82 @@
+//! The `edge-node` program: joins a cloud's trust domain, asks, and shows itself off.
+
+#![allow(clippy::print_stdout, reason = "a program speaks to its user")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use cloud_node::launch::{Exit, Failure};
+use edge_node::{ask, link};
+use edgeprompt_telemetry::tracing_setup::{self, LogFormat, Verbosity};
+use edgeprompt_transport::{EdgeIdentity, JoinToken};
+
+/// Keeps private prompts private: fuses them with a cloud's public prompt and generates
+#[derive(Parser)]
+#[command(name = "edge-node", version)]
+struct Cli {
+    /// Say more (-v: progress, -vv: everything)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say less (-q: warnings, -qq: errors)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    quiet: u8,
+    /// Log lines as text or JSON
+    #[arg(
+        long,
+        default_value_t,
+        global = true,
+        value_name = "FORMAT",
+        env = "EDGE_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Join a cloud's trust domain with the token that `cloud-node init` or `invite` printed
+    Join(JoinArgs),
+    /// Answer one private prompt on top of a cloud prompt
+    Ask(Box<ask::AskArgs>),
+}
+
+#[derive(Args)]
+struct JoinArgs {
+    /// The join token
+    token: JoinToken,
+    /// Folder of this edge's identity [default: the XDG configuration folder]
+    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
+    identity: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verbosity = Verbosity::from_counts(cli.verbose, cli.quiet);
+    if let Err(error) = tracing_setup::init(cli.log_format, verbosity) {
+        eprintln!("edge-node: {error}");
+        return Exit::Usage.into();
+    }
+    let done = match cli.command {
+        Command::Join(args) => join(&args),
+        Command::Ask(args) => ask::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("edge-node"),
+    }
+}
+
+fn join(args: &JoinArgs) -> Result<(), Failure> {
+    let dir = link::identity_dir(args.identity.as_ref())?;
+    let identity =
+        EdgeIdentity::join(&args.token).map_err(Failure::of(Exit::VerificationFailed))?;
+    identity.save(&dir).map_err(Failure::of(Exit::Usage))?;
+    println!(
+        "Joined as {}; identity in {}.",
+        identity.name(),
+        dir.display()
+    );
+    Ok(())
+}
