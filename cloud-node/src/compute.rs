@@ -3,6 +3,7 @@
 //! Tensor work stays on that thread; everybody else watches layers become ready.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -94,6 +95,7 @@ pub struct PromptComputer {
     model: Arc<Model>,
     shelf: Mutex<Shelf>,
     jobs: SyncSender<Job>,
+    computed: Arc<AtomicU64>,
 }
 
 impl PromptComputer {
@@ -103,22 +105,33 @@ impl PromptComputer {
     /// If the system cannot start a thread.
     pub fn start(model: Arc<Model>, store_bytes_max: usize) -> Arc<Self> {
         let (jobs, waiting) = sync_channel(usize::try_from(JOBS_WAITING_MAX).unwrap_or(usize::MAX));
-        let for_thread = Arc::clone(&model);
+        let computed = Arc::new(AtomicU64::new(0));
+        let (for_thread, counter) = (Arc::clone(&model), Arc::clone(&computed));
         thread::Builder::new()
             .name("cloud-compute".to_owned())
-            .spawn(move || compute_all(&for_thread, &waiting))
+            .spawn(move || compute_all(&for_thread, &waiting, &counter))
             .expect("the system starts a thread");
         let store = PromptStore::new(store_bytes_max);
         let shelf = Mutex::new(Shelf {
             store,
             computing: HashMap::new(),
         });
-        Arc::new(Self { model, shelf, jobs })
+        Arc::new(Self {
+            model,
+            shelf,
+            jobs,
+            computed,
+        })
     }
 
     /// The model that computes.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Prompts computed since the start.
+    pub fn computed_count(&self) -> u64 {
+        self.computed.load(Ordering::Relaxed)
     }
 
     /// A prompt if it is stored or being computed.
@@ -195,8 +208,10 @@ impl Shelf {
     }
 }
 
-fn compute_all(model: &Model, jobs: &Receiver<Job>) {
+fn compute_all(model: &Model, jobs: &Receiver<Job>, computed: &AtomicU64) {
     for job in jobs {
+        // Counted before the last layer is out, so that whoever has all layers sees the count.
+        computed.fetch_add(1, Ordering::Relaxed);
         compute(model, &job);
     }
 }

@@ -1,0 +1,89 @@
+//! The `cloud-node` program from the shell: identities, tokens, lists, exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use edgeprompt_testkit::fixtures::trained_model;
+
+fn cloud_node(args: &[&str], identity: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloud-node"));
+    command
+        .args(args)
+        .env("CLOUD_IDENTITY", identity)
+        .output()
+        .unwrap()
+}
+
+fn last_word(output: &Output) -> String {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.split_whitespace()
+        .last()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn init_and_invite_print_tokens_as_their_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("cloud");
+    let (first, second) = (
+        cloud_node(&["init"], &identity),
+        cloud_node(&["invite"], &identity),
+    );
+    assert!(first.status.success() && second.status.success());
+    assert!(last_word(&first).starts_with("epjoin1."));
+    assert!(last_word(&second).starts_with("epjoin1."));
+    assert_ne!(last_word(&first), last_word(&second));
+
+    let again = cloud_node(&["init"], &identity);
+    assert_eq!(
+        again.status.code(),
+        Some(2),
+        "an identity is never overwritten"
+    );
+    let missing = cloud_node(&["invite"], &dir.path().join("elsewhere"));
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn a_missing_model_has_exit_code_4_and_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    cloud_node(&["init"], dir.path().join("cloud").as_path());
+    let serve = [
+        "serve",
+        "--model",
+        "/nonexistent",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let output = cloud_node(&serve, &dir.path().join("cloud"));
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/config.json"));
+}
+
+#[test]
+fn prompts_are_listed_by_their_stems() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("park.txt"), "Tom and Sam like the park.").unwrap();
+    std::fs::write(dir.path().join(".hidden"), "not a prompt").unwrap();
+    let prompts = dir.path().to_str().unwrap();
+    let args = [
+        "prompts",
+        "--model",
+        folder.to_str().unwrap(),
+        "--prompts",
+        prompts,
+    ];
+    let listed = cloud_node(&args, dir.path());
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(text.lines().count(), 2, "a header and one prompt: {text}");
+    assert!(text.lines().last().unwrap().starts_with("park "), "{text}");
+
+    std::fs::write(dir.path().join("park.md"), "Another.").unwrap();
+    let twice = cloud_node(&args, dir.path());
+    assert_eq!(twice.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("two files"));
+}

@@ -1,0 +1,208 @@
+//! The cloud's service over real QUIC: many edges, one computation, clear refusals.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use cloud_node::compute::PromptComputer;
+use cloud_node::library::PromptLibrary;
+use cloud_node::service::{CloudService, PublicPrompts};
+use edgeprompt_engine::{layer_from_view, prefill_segment};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, LayerRange, ModelDigest, TokenId};
+use edgeprompt_model::{Model, ModelConfig, ModelShape};
+use edgeprompt_protocol::{Fetch, KvSource, PromptRef, PublicPrompt, Refusal};
+use edgeprompt_transport::{
+    CloudEndpoint, CloudIdentity, CloudLink, EdgeEndpoint, EdgeIdentity, FetchError,
+    INVITATION_LIFETIME, LinkConfig,
+};
+use tokio::sync::watch;
+
+struct Cloud {
+    identity: CloudIdentity,
+    computer: Arc<PromptComputer>,
+    addr: std::net::SocketAddr,
+    _stop: watch::Sender<bool>,
+}
+
+fn model() -> Arc<Model> {
+    let config = ModelConfig {
+        hidden_dim: 32,
+        mlp_dim: 64,
+        layer_count: 4,
+        q_head_count: 4,
+        kv_head_count: 2,
+        head_dim: 8,
+        vocab_size: 64,
+        context_len_max: 128,
+        ..ModelShape::M110.config()
+    };
+    Arc::new(Model::random(config, &Device::flex(), 1))
+}
+
+fn start(public_prompts: PublicPrompts) -> Cloud {
+    let identity = CloudIdentity::in_memory().unwrap();
+    let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+    let endpoint = CloudEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
+    let addr = endpoint.local_addr().unwrap();
+    let computer = PromptComputer::start(model(), 1 << 20);
+    let library = PromptLibrary::default();
+    let service = CloudService {
+        computer: Arc::clone(&computer),
+        library,
+        public_prompts,
+    };
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(Arc::new(service).run(endpoint, stopping));
+    Cloud {
+        identity,
+        computer,
+        addr,
+        _stop: stop,
+    }
+}
+
+impl Cloud {
+    async fn edge(&self) -> CloudLink {
+        let token = self.identity.invite(INVITATION_LIFETIME).unwrap();
+        let identity = EdgeIdentity::join(&token).unwrap();
+        let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let edge = EdgeEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
+        edge.connect(self.addr).await.unwrap()
+    }
+
+    fn fetch(&self, link: &CloudLink, tokens: Vec<u32>) -> Fetch {
+        let tokens = tokens.into_iter().map(TokenId).collect();
+        Fetch {
+            fetch: link.next_fetch_id(),
+            model: self.computer.model().digest,
+            prompt: PromptRef::Public(PublicPrompt::Tokens(tokens)),
+            layers: None,
+            dtype: KvDtype::F32,
+        }
+    }
+
+    async fn layers(
+        &self,
+        fetch: Fetch,
+        link: &CloudLink,
+    ) -> (KvSource, Vec<(LayerIndex, LayerKv)>) {
+        let mut stream = link.fetch(fetch).await.unwrap();
+        let source = stream.manifest().source;
+        let mut layers = Vec::new();
+        while let Some(layer) = stream.next_layer().await.unwrap() {
+            layers.push((layer.layer, layer.kv));
+        }
+        layers.sort_by_key(|(layer, _)| *layer);
+        (source, layers)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_edges_at_once_share_one_computation() {
+    let cloud = Arc::new(start(PublicPrompts::Accepted));
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let cloud = Arc::clone(&cloud);
+        asking.spawn(async move {
+            let link = cloud.edge().await;
+            cloud
+                .layers(cloud.fetch(&link, (1..60).collect()), &link)
+                .await
+                .1
+        });
+    }
+    let received = asking.join_all().await;
+    let model = cloud.computer.model();
+    let tokens: Vec<_> = (1..60).map(TokenId).collect();
+    let mut expected = Vec::new();
+    prefill_segment(model, &tokens, |layer, view| {
+        expected.push((
+            layer,
+            layer_from_view(&view, &model.geometry, KvDtype::F32).unwrap(),
+        ));
+    });
+    for layers in received {
+        assert_eq!(layers, expected);
+    }
+    assert_eq!(cloud.computer.computed_count(), 1);
+
+    let link = cloud.edge().await;
+    let mut part = cloud.fetch(&link, (1..60).collect());
+    part.layers = LayerRange::new(1, 3);
+    let (source, layers) = cloud.layers(part, &link).await;
+    assert_eq!(source, KvSource::Stored);
+    assert_eq!(layers, expected[1..3]);
+    assert_eq!(cloud.computer.computed_count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_served_is_refused_with_a_reason() {
+    let cloud = start(PublicPrompts::Accepted);
+    let link = cloud.edge().await;
+    let refusal = async |fetch: Fetch| match link.fetch(fetch).await {
+        Err(FetchError::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    };
+    let fetch = |tokens| cloud.fetch(&link, tokens);
+
+    let too_long = refusal(fetch(vec![1; 128])).await;
+    assert_eq!(
+        too_long,
+        Refusal::PromptTooLong {
+            token_count: 128,
+            token_count_max: 127
+        }
+    );
+    let outside = refusal(fetch(vec![1, 64])).await;
+    assert!(
+        outside
+            .to_string()
+            .contains("token 64 is outside the vocabulary of 64"),
+        "{outside}"
+    );
+    let named = PromptRef::Named("nothing".parse().unwrap());
+    let unknown = refusal(Fetch {
+        prompt: named,
+        ..fetch(vec![1])
+    })
+    .await;
+    assert!(matches!(unknown, Refusal::UnknownPrompt { .. }));
+    let other_model = Fetch {
+        model: ModelDigest::new([0; 32]),
+        ..fetch(vec![1])
+    };
+    let cloud_digest = cloud.computer.model().digest;
+    assert_eq!(
+        refusal(other_model).await,
+        Refusal::ModelMismatch {
+            cloud: cloud_digest
+        }
+    );
+    let half = Fetch {
+        dtype: KvDtype::F16,
+        ..fetch(vec![1])
+    };
+    assert_eq!(
+        refusal(half).await,
+        Refusal::UnsupportedDtype {
+            dtype: KvDtype::F16
+        }
+    );
+    let beyond = Fetch {
+        layers: LayerRange::new(0, 5),
+        ..fetch(vec![1])
+    };
+    assert_eq!(
+        refusal(beyond).await,
+        Refusal::LayersOutOfRange { layer_count: 4 }
+    );
+    assert_eq!(cloud.computer.computed_count(), 0);
+
+    let closed = start(PublicPrompts::Refused);
+    let link = closed.edge().await;
+    let refused = link.fetch(closed.fetch(&link, vec![1])).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("its own prompts only"),
+        "{refused}"
+    );
+}

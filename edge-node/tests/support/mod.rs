@@ -1,0 +1,120 @@
+//! Two real processes on loopback: a cloud node with an identity, an edge node that joined it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A cloud node that is listening, and the folder where both nodes keep what they need.
+pub(crate) struct Cluster {
+    pub(crate) dir: TempDir,
+    pub(crate) addr: String,
+    pub(crate) token: String,
+    model: Vec<String>,
+    cloud: Child,
+}
+
+impl Cluster {
+    /// Starts a cloud on the model that `model_args` name, with `(name, text)` cloud prompts.
+    pub(crate) fn start(model_args: &[&str], prompts: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let prompts_dir = dir.path().join("prompts");
+        std::fs::create_dir(&prompts_dir).unwrap();
+        for (name, text) in prompts {
+            std::fs::write(prompts_dir.join(format!("{name}.txt")), text).unwrap();
+        }
+        let init = run(Command::new(cloud_node())
+            .arg("init")
+            .arg("--identity")
+            .arg(dir.path().join("cloud")));
+        let token = stdout(&init).split_whitespace().last().unwrap().to_owned();
+        let mut cloud = Command::new(cloud_node())
+            .arg("serve")
+            .args(model_args)
+            .arg("--identity")
+            .arg(dir.path().join("cloud"))
+            .arg("--prompts")
+            .arg(&prompts_dir)
+            .args(["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(cloud.stdout.take().unwrap()).lines();
+        let addr = lines
+            .map(Result::unwrap)
+            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
+            .expect("the cloud node says where it listens");
+        let model = model_args.iter().map(|arg| (*arg).to_owned()).collect();
+        let cluster = Self {
+            dir,
+            addr,
+            token,
+            model,
+            cloud,
+        };
+        let joined = run(&mut cluster.join("edge"));
+        assert!(joined.status.success(), "{}", stderr(&joined));
+        cluster
+    }
+
+    /// `edge-node join` with the cloud's first token.
+    pub(crate) fn join(&self, identity: &str) -> Command {
+        let mut command = Command::new(edge_node());
+        command
+            .args(["join", &self.token, "--identity"])
+            .arg(self.dir.path().join(identity));
+        command
+    }
+
+    /// `edge-node ask` of the edge that joined.
+    pub(crate) fn ask(&self, args: &[&str]) -> Output {
+        self.ask_as("edge", args)
+    }
+
+    /// `edge-node ask` with another identity folder.
+    pub(crate) fn ask_as(&self, identity: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(edge_node());
+        command
+            .arg("ask")
+            .args(&self.model)
+            .args(["--cloud", &self.addr, "--identity"]);
+        run(command.arg(self.dir.path().join(identity)).args(args))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.cloud.kill();
+        let _ = self.cloud.wait();
+    }
+}
+
+pub(crate) fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub(crate) fn edge_node() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_edge-node"))
+}
+
+/// The other program lies beside this one when the workspace is built.
+pub(crate) fn cloud_node() -> PathBuf {
+    let name = format!("cloud-node{}", std::env::consts::EXE_SUFFIX);
+    let path = edge_node().parent().map(Path::to_owned).unwrap().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release --workspace`",
+        path.display()
+    );
+    path
+}
