@@ -1,5 +1,6 @@
-//! What tests share and the product never uses: oracles in f64, fixtures, and the way to models
-//! outside the repository.
+//! What tests share and the product never uses: oracles in f64, fixtures, an emulated link, and
+//! the way to models outside the repository.
 
+pub mod emulator;
 pub mod fixtures;
 pub mod oracle;
