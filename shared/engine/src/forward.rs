@@ -22,6 +22,8 @@ pub enum Progress {
 ///
 /// Each layer has two halves: [`ForwardPass::project`] needs nothing from the cloud and appends to
 /// the private KV; [`ForwardPass::attend`] needs the cloud prompt's layer.
+///
+/// Deliberately not `Debug`: its hidden states and queries count as private text.
 pub struct ForwardPass {
     hidden: Tensor<2>,
     rotary: Rotary,

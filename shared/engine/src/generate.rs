@@ -16,6 +16,8 @@ pub struct SequenceOptions {
 }
 
 /// One generation on one model.
+///
+/// Deliberately not `Debug`: it holds private KV, which counts as private text.
 pub struct Sequence<'a> {
     model: &'a Model,
     cloud: Option<CloudSegment>,
@@ -117,11 +119,14 @@ impl<'a> Sequence<'a> {
 
 /// The token of the highest score; the first of equals.
 ///
+/// NaN is lower than every number, so the first token is chosen where every score is NaN.
+///
 /// # Panics
 /// If there are no scores.
 pub fn greedy(logits: &[f32]) -> TokenId {
     let best = |best: (u32, f32), (index, score): (u32, f32)| {
-        if score > best.1 { (index, score) } else { best }
+        let is_better = score > best.1 || (best.1.is_nan() && !score.is_nan());
+        if is_better { (index, score) } else { best }
     };
     let indexed = (0u32..).zip(logits.iter().copied());
     let (index, _) = indexed.reduce(best).expect("a vocabulary is not empty");
@@ -136,5 +141,14 @@ mod tests {
     fn greedy_takes_the_first_of_equals() {
         assert_eq!(greedy(&[0.0, 2.0, 2.0, -1.0]), TokenId(1));
         assert_eq!(greedy(&[f32::NEG_INFINITY, -5.0]), TokenId(1));
+    }
+
+    #[test]
+    fn greedy_takes_nan_for_the_lowest() {
+        let nan = f32::NAN;
+        assert_eq!(greedy(&[nan, f32::NEG_INFINITY, nan]), TokenId(1));
+        assert_eq!(greedy(&[1.0, nan, 2.0, nan]), TokenId(2));
+        assert_eq!(greedy(&[nan, -3.0, nan, -2.0]), TokenId(3));
+        assert_eq!(greedy(&[nan, nan]), TokenId(0));
     }
 }

@@ -9,7 +9,8 @@ const CAPACITY_MIN: usize = 64;
 
 /// The private KV of one sequence, layer by layer.
 ///
-/// Deliberately neither `Debug` nor serialisable: private KV counts as private text.
+/// Deliberately neither `Debug` nor serialisable: private KV counts as private text, and the same
+/// holds for whatever contains it.
 pub struct PrivateKv {
     layers: Vec<LayerBuffer>,
 }
@@ -24,12 +25,8 @@ struct LayerBuffer {
 impl PrivateKv {
     /// No tokens yet.
     pub fn empty(geometry: &KvGeometry, device: &Device) -> Self {
-        let shape = [geometry.kv_head_count(), CAPACITY_MIN, geometry.head_dim()];
-        let buffer = || LayerBuffer {
-            keys: Tensor::zeros(shape, device),
-            values: Tensor::zeros(shape, device),
-            len: 0,
-        };
+        let (heads, dim) = (geometry.kv_head_count(), geometry.head_dim());
+        let buffer = || LayerBuffer::empty(heads, dim, device);
         Self {
             layers: (0..geometry.layer_count()).map(|_| buffer()).collect(),
         }
@@ -64,6 +61,13 @@ impl PrivateKv {
         buffer.len += count;
     }
 
+    /// Gives up the keys and values of a layer, which then holds no tokens.
+    pub fn release(&mut self, layer: LayerIndex) {
+        let buffer = &mut self.layers[layer.as_usize()];
+        let [heads, _, dim] = buffer.keys.dims();
+        *buffer = LayerBuffer::empty(heads, dim, &buffer.keys.device());
+    }
+
     /// The keys and values of every token a layer holds.
     pub fn view(&self, layer: LayerIndex) -> KvView {
         let buffer = &self.layers[layer.as_usize()];
@@ -75,6 +79,15 @@ impl PrivateKv {
 }
 
 impl LayerBuffer {
+    fn empty(heads: usize, dim: usize, device: &Device) -> Self {
+        let shape = [heads, CAPACITY_MIN, dim];
+        Self {
+            keys: Tensor::zeros(shape, device),
+            values: Tensor::zeros(shape, device),
+            len: 0,
+        }
+    }
+
     fn reserve(&mut self, count: usize) {
         let [heads, capacity, dim] = self.keys.dims();
         let wanted = self.len + count;

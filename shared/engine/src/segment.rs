@@ -38,6 +38,11 @@ impl CloudSegment {
         segment
     }
 
+    /// Whether every layer is there, so that a sequence on this segment never waits for one.
+    pub fn is_complete(&self) -> bool {
+        self.layers.is_complete()
+    }
+
     /// The positions of the cloud prompt: it is a prefix.
     pub const fn range(&self) -> TokenRange {
         TokenRange::prefix(self.token_count)
@@ -47,6 +52,9 @@ impl CloudSegment {
 /// Computes a prompt's keys and values layer by layer and hands each layer out as soon as it
 /// exists: layer `l` leaves before its own attention is computed, and nothing is computed after
 /// the last layer's projection.
+///
+/// A layer is given up once it has attended: one layer's keys and values are held at a time, and
+/// what else stays is the caller's.
 pub fn prefill_segment(
     model: &Model,
     tokens: &[TokenId],
@@ -68,5 +76,6 @@ pub fn prefill_segment(
             return;
         }
         pass.attend(model, None, &kv, Fusion::Exact);
+        kv.release(layer);
     }
 }

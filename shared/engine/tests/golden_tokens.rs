@@ -1,12 +1,14 @@
 //! Split runs give the tokens of monolithic runs, and both give llama.cpp's, on trained models.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use burn::tensor::Device;
 use edgeprompt_engine::{CloudSegment, Sequence, SequenceOptions};
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::Model;
 use edgeprompt_testkit::fixtures::trained_model;
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngSeed, TestRunner};
 use serde_json::Value;
 
 fn ids(value: &Value) -> Vec<TokenId> {
@@ -71,6 +73,10 @@ fn tinystories_gives_its_golden_tokens() {
     }
 }
 
+/// The prompts are the same on every run, so that one with two nearly equal scores cannot fail once
+/// and never again. `PROPTEST_RNG_SEED` draws others.
+const SEED: u64 = 2504;
+
 /// 200 random prompts, cut anywhere: the same greedy tokens as in one piece.
 fn split_equals_monolithic(name: &str) {
     let Some((model, _)) = open(name) else { return };
@@ -79,11 +85,15 @@ fn split_equals_monolithic(name: &str) {
         prop::collection::vec(3..vocab, 1..80),
         any::<prop::sample::Index>(),
     );
-    let config = ProptestConfig {
+    let mut config = ProptestConfig {
         cases: 200,
         failure_persistence: None,
         ..Default::default()
     };
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(SEED);
+    }
+    eprintln!("{name}: prompts of {:?}", config.rng_seed);
     TestRunner::new(config)
         .run(&prompts, |(tokens, cut)| {
             let mut prompt = vec![TokenId(1)];

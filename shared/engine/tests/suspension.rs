@@ -1,6 +1,8 @@
 //! A pass stops at the first missing layer, keeps what it has, and goes on when the layer comes:
 //! no network, no waiting.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use burn::tensor::Device;
 use edgeprompt_engine::{CloudSegment, Progress, Sequence, SequenceOptions, greedy};
 use edgeprompt_engine::{layer_from_view, prefill_segment, view_from_layer};
@@ -48,6 +50,7 @@ fn a_pass_waits_for_each_missing_layer_and_no_other() {
     // The last layer comes first and helps nobody yet.
     let (last, view) = arriving.pop().unwrap();
     segment.layers.fill(last, view).unwrap();
+    assert!(!segment.is_complete());
     for (layer, view) in arriving {
         assert_eq!(sequence.advance(), Progress::NeedsLayer(layer));
         assert_eq!(
@@ -61,6 +64,7 @@ fn a_pass_waits_for_each_missing_layer_and_no_other() {
     assert_eq!(sequence.advance(), Progress::Complete);
     assert_eq!(greedy(&sequence.logits()), expected);
     assert_eq!(last, LayerIndex(2));
+    assert!(segment.is_complete());
 }
 
 #[test]

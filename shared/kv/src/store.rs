@@ -63,28 +63,28 @@ impl PromptStore {
     }
 
     /// Keeps a prompt and evicts others as needed. A prompt larger than the whole store, or one
-    /// that does not fit beside those in use, is handed back but not kept.
-    pub fn insert(&mut self, prompt: PromptKv) -> Arc<PromptKv> {
-        let (id, bytes, prompt) = (prompt.id, prompt.bytes(), Arc::new(prompt));
+    /// that does not fit beside those in use, is not kept.
+    pub fn insert(&mut self, prompt: Arc<PromptKv>) {
+        let (id, bytes) = (prompt.id, prompt.bytes());
         self.remove(&id);
-        while self.bytes + bytes > self.bytes_max && self.evict_one() {}
+        self.make_room(bytes);
         if self.bytes + bytes <= self.bytes_max {
             self.uses += 1;
             self.bytes += bytes;
-            let entry = Entry {
-                prompt: Arc::clone(&prompt),
-                last_use: self.uses,
-            };
-            self.entries.insert(id, entry);
+            let last_use = self.uses;
+            self.entries.insert(id, Entry { prompt, last_use });
         }
-        prompt
     }
 
-    /// Forgets a prompt, for one whose computation failed half-way.
-    pub fn remove(&mut self, id: &PromptId) {
-        if let Some(entry) = self.entries.remove(id) {
-            self.bytes -= entry.prompt.bytes();
+    /// Evicts until `bytes` more fit, so that what is about to be computed and what is kept take
+    /// no more than the store may. Where that cannot be done, nothing is evicted in vain.
+    pub fn make_room(&mut self, bytes: usize) {
+        let in_use = self.entries.values().filter(|entry| entry.is_in_use());
+        let in_use_bytes: usize = in_use.map(|entry| entry.prompt.bytes()).sum();
+        if in_use_bytes + bytes > self.bytes_max {
+            return;
         }
+        while self.bytes + bytes > self.bytes_max && self.evict_one() {}
     }
 
     /// Bytes kept.
@@ -98,10 +98,7 @@ impl PromptStore {
     }
 
     fn evict_one(&mut self) -> bool {
-        let unused = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| Arc::strong_count(&entry.prompt) == 1);
+        let unused = self.entries.iter().filter(|(_, entry)| !entry.is_in_use());
         let oldest = unused
             .min_by_key(|(_, entry)| entry.last_use)
             .map(|(id, _)| *id);
@@ -110,6 +107,19 @@ impl PromptStore {
         }
         oldest.is_some()
     }
+
+    fn remove(&mut self, id: &PromptId) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.bytes -= entry.prompt.bytes();
+        }
+    }
+}
+
+impl Entry {
+    /// Whether somebody besides the store holds the prompt.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.prompt) > 1
+    }
 }
 
 #[cfg(test)]
@@ -117,16 +127,16 @@ mod tests {
     use super::*;
     use crate::ModelDigest;
 
-    fn prompt(token: u32) -> PromptKv {
+    fn prompt(token: u32) -> Arc<PromptKv> {
         let tokens: Arc<[TokenId]> = vec![TokenId(token); 10].into();
         let geometry = KvGeometry::new(2, 1, 8).unwrap();
-        PromptKv {
+        Arc::new(PromptKv {
             id: PromptId::of(&ModelDigest::new([0; 32]), &tokens),
             tokens,
             geometry,
             dtype: KvDtype::F32,
             layers: SegmentSlots::empty(2),
-        }
+        })
     }
 
     #[test]
@@ -136,7 +146,8 @@ mod tests {
         let mut store = PromptStore::new(2 * bytes);
         let (a, b, c) = (prompt(1).id, prompt(2).id, prompt(3).id);
         store.insert(prompt(1));
-        let held = store.insert(prompt(2));
+        let held = prompt(2);
+        store.insert(Arc::clone(&held));
         store.get(&b);
         store.get(&a);
         store.insert(prompt(3));
@@ -150,10 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_handed_back_but_not_kept() {
-        let mut store = PromptStore::new(prompt(1).bytes() - 1);
-        let kept = store.insert(prompt(1));
-        assert_eq!(kept.tokens.len(), 10);
+    fn what_does_not_fit_is_not_kept_and_evicts_nothing() {
+        let bytes = prompt(1).bytes();
+        let mut store = PromptStore::new(bytes - 1);
+        store.insert(prompt(1));
         assert_eq!((store.bytes(), store.prompt_count()), (0, 0));
+
+        let mut store = PromptStore::new(2 * bytes);
+        let held = prompt(1);
+        store.insert(Arc::clone(&held));
+        store.insert(prompt(2));
+        store.make_room(2 * bytes);
+        assert_eq!(store.prompt_count(), 2, "the held one leaves too little");
+        store.make_room(bytes);
+        assert_eq!((store.bytes(), store.prompt_count()), (bytes, 1));
     }
 }
