@@ -1,101 +1,54 @@
 //! Computing cloud prompts: one thread, one prompt at a time, every prompt once.
 //!
-//! Tensor work stays on that thread; everybody else watches layers become ready.
+//! Tensor work stays on that thread; everybody else watches layers become ready. Which prompt is
+//! next, and how many may wait, is the job queue's to say.
 
-use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use edgeprompt_engine::{layer_from_view, prefill_segment};
-use edgeprompt_kv::{
-    KvDtype, LayerIndex, LayerKv, PromptId, PromptKv, PromptStore, SegmentSlots, TokenId,
-};
+use edgeprompt_kv::{KvDtype, PromptId, PromptKv, PromptStore, SegmentSlots, TokenId};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::KvSource;
 use edgeprompt_telemetry::names;
 use edgeprompt_transport::ComputeSpan;
-use tokio::sync::watch;
 
-/// Prompts that may wait for the computing thread; more are refused as busy.
-pub const JOBS_WAITING_MAX: u32 = 64;
+use crate::job_queue::{Busy, EdgeName, JobQueue};
+use crate::prompt_limit::PromptLimit;
+use crate::served_prompt::{Job, ServedPrompt};
 
-/// No more prompts are taken in: too many wait already, or the computing thread is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{JOBS_WAITING_MAX} prompts wait to be computed already")]
-pub struct Busy;
-
-/// A prompt whose layers are there or on their way.
-#[derive(Clone, Debug)]
-pub struct ServedPrompt {
-    kv: Arc<PromptKv>,
-    /// When each layer was computed.
-    spans: SegmentSlots<ComputeSpan>,
-    /// How many layers exist; nothing when all did before.
-    ready: Option<watch::Receiver<u32>>,
+/// The prompts of a cloud: stored, being computed, or about to be.
+///
+/// What is kept and what is being computed take no more than the store may, except for prompts
+/// that somebody still sends: those live until they are sent.
+pub struct PromptComputer {
+    model: Arc<Model>,
+    limit: PromptLimit,
+    shared: Arc<Shared>,
 }
 
-/// Computation of this prompt ended before this layer existed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the computation ended before layer {0}")]
-pub struct ComputationLost(pub u32);
-
-impl ServedPrompt {
-    /// Its identity.
-    pub fn id(&self) -> PromptId {
-        self.kv.id
-    }
-
-    /// Whether the layers existed before they were asked for.
-    pub const fn source(&self) -> KvSource {
-        match self.ready {
-            None => KvSource::Stored,
-            Some(_) => KvSource::Computing,
-        }
-    }
-
-    /// A layer, as soon as it exists, and when it was computed.
-    ///
-    /// # Errors
-    /// [`ComputationLost`] if the computing thread died.
-    pub async fn layer(
-        &mut self,
-        layer: LayerIndex,
-    ) -> Result<(LayerKv, ComputeSpan), ComputationLost> {
-        if let Some(ready) = &mut self.ready {
-            let there = ready.wait_for(|count| *count > layer.0).await;
-            there.map_err(|_| ComputationLost(layer.0))?;
-        }
-        let kv = self.kv.layers.get(layer).ok_or(ComputationLost(layer.0))?;
-        Ok((
-            kv.clone(),
-            self.spans
-                .get(layer)
-                .copied()
-                .unwrap_or(ComputeSpan::Stored),
-        ))
-    }
-}
-
-struct Job {
-    kv: Arc<PromptKv>,
-    spans: SegmentSlots<ComputeSpan>,
-    ready: watch::Sender<u32>,
+/// What the computing thread shares with whoever asks.
+struct Shared {
+    shelf: Mutex<Shelf>,
+    /// Told when a job is queued or the computer is dropped.
+    changed: Condvar,
+    computed: AtomicU64,
 }
 
 struct Shelf {
+    /// Complete prompts only.
     store: PromptStore,
-    computing: HashMap<PromptId, ServedPrompt>,
+    /// Prompts that are not complete.
+    jobs: JobQueue,
+    phase: Phase,
 }
 
-/// The prompts of a cloud: stored, being computed, or about to be.
-pub struct PromptComputer {
-    model: Arc<Model>,
-    shelf: Mutex<Shelf>,
-    jobs: SyncSender<Job>,
-    computed: Arc<AtomicU64>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Closed,
 }
 
 impl PromptComputer {
@@ -104,23 +57,35 @@ impl PromptComputer {
     /// # Panics
     /// If the system cannot start a thread.
     pub fn start(model: Arc<Model>, store_bytes_max: usize) -> Arc<Self> {
-        let (jobs, waiting) = sync_channel(usize::try_from(JOBS_WAITING_MAX).unwrap_or(usize::MAX));
-        let computed = Arc::new(AtomicU64::new(0));
-        let (for_thread, counter) = (Arc::clone(&model), Arc::clone(&computed));
+        Self::start_with(model, store_bytes_max, compute)
+    }
+
+    /// As [`PromptComputer::start`], computing with `compute`: tests hold it up, or make it fail.
+    pub(crate) fn start_with(
+        model: Arc<Model>,
+        store_bytes_max: usize,
+        compute: impl FnMut(&Model, &Job) + Send + 'static,
+    ) -> Arc<Self> {
+        let shelf = Shelf {
+            store: PromptStore::new(store_bytes_max),
+            jobs: JobQueue::default(),
+            phase: Phase::Open,
+        };
+        let shared = Arc::new(Shared {
+            shelf: Mutex::new(shelf),
+            changed: Condvar::new(),
+            computed: AtomicU64::new(0),
+        });
+        let (for_thread, its_shared) = (Arc::clone(&model), Arc::clone(&shared));
         thread::Builder::new()
             .name("cloud-compute".to_owned())
-            .spawn(move || compute_all(&for_thread, &waiting, &counter))
+            .spawn(move || compute_all(&for_thread, &its_shared, compute))
             .expect("the system starts a thread");
-        let store = PromptStore::new(store_bytes_max);
-        let shelf = Mutex::new(Shelf {
-            store,
-            computing: HashMap::new(),
-        });
+        let limit = PromptLimit::of_store(&model, store_bytes_max);
         Arc::new(Self {
             model,
-            shelf,
-            jobs,
-            computed,
+            limit,
+            shared,
         })
     }
 
@@ -129,17 +94,29 @@ impl PromptComputer {
         &self.model
     }
 
+    /// The longest prompt to ask for.
+    pub const fn limit(&self) -> PromptLimit {
+        self.limit
+    }
+
     /// Prompts computed since the start.
     pub fn computed_count(&self) -> u64 {
-        self.computed.load(Ordering::Relaxed)
+        self.shared.computed.load(Ordering::Relaxed)
+    }
+
+    /// Prompts that wait to be computed, or are being computed.
+    pub fn computing_count(&self) -> usize {
+        self.shared.shelf().jobs.len()
+    }
+
+    /// Bytes of keys and values kept for later.
+    pub fn stored_bytes(&self) -> usize {
+        self.shared.shelf().store.bytes()
     }
 
     /// A prompt if it is stored or being computed.
     pub fn find(&self, id: &PromptId) -> Option<ServedPrompt> {
-        self.shelf
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .find(id)
+        self.shared.shelf().find(id)
     }
 
     /// A prompt, computed from now on if nobody asked for it before. All who ask while it is being
@@ -147,94 +124,98 @@ impl PromptComputer {
     ///
     /// # Errors
     /// [`Busy`].
-    pub fn serve(&self, tokens: &[TokenId]) -> Result<ServedPrompt, Busy> {
+    pub fn serve(&self, edge: &EdgeName, tokens: &Arc<[TokenId]>) -> Result<ServedPrompt, Busy> {
         let id = PromptId::of(&self.model.digest, tokens);
-        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.shared.shelf();
         if let Some(served) = shelf.find(&id) {
             return Ok(served);
         }
-        let layer_count = self.model.decoder.layers().len();
-        let kv = shelf.store.insert(PromptKv {
+        let kv = PromptKv {
             id,
-            tokens: tokens.into(),
+            tokens: Arc::clone(tokens),
             geometry: self.model.geometry,
             dtype: KvDtype::F32,
-            layers: SegmentSlots::empty(layer_count),
-        });
-        let (ready, watching) = watch::channel(0);
-        let spans = SegmentSlots::empty(layer_count);
-        let served = ServedPrompt {
-            kv: Arc::clone(&kv),
-            spans: spans.clone(),
-            ready: Some(watching),
+            layers: SegmentSlots::empty(self.model.decoder.layers().len()),
         };
-        match self.jobs.try_send(Job { kv, spans, ready }) {
-            Ok(()) => {
-                shelf.computing.insert(id, served.clone());
-                Ok(served)
-            }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                shelf.store.remove(&id);
-                Err(Busy)
-            }
-        }
+        let served = shelf.jobs.push(Job::new(kv, edge.clone()))?;
+        self.shared.changed.notify_one();
+        Ok(served)
+    }
+}
+
+impl Drop for PromptComputer {
+    fn drop(&mut self) {
+        let mut shelf = self.shared.shelf();
+        shelf.phase = Phase::Closed;
+        shelf.jobs.clear();
+        self.shared.changed.notify_one();
     }
 }
 
 impl Shelf {
     fn find(&mut self, id: &PromptId) -> Option<ServedPrompt> {
-        if let Some(served) = self.computing.get(id) {
-            let under_way = served
-                .ready
-                .as_ref()
-                .is_some_and(|ready| ready.has_changed().is_ok());
-            if under_way {
-                return Some(served.clone());
+        let computing = self.jobs.find(id);
+        computing.or_else(|| self.store.get(id).map(ServedPrompt::stored))
+    }
+}
+
+impl Shared {
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job once there is one, or `None` once the computer is dropped.
+    fn next_job(&self) -> Option<Job> {
+        let mut shelf = self.shelf();
+        while shelf.phase == Phase::Open {
+            if let Some(job) = shelf.jobs.start_next() {
+                shelf.store.make_room(job.kv.bytes());
+                return Some(job);
             }
-            // The computing thread let go of it: it is complete, or was lost half-way.
-            self.computing.remove(id);
+            let waiting = self.changed.wait(shelf);
+            shelf = waiting.unwrap_or_else(PoisonError::into_inner);
         }
-        let kv = self.store.get(id)?;
-        if !kv.layers.is_complete() {
-            self.store.remove(id);
-            return None;
-        }
-        let spans = SegmentSlots::empty(kv.layers.layer_count());
-        Some(ServedPrompt {
-            kv,
-            spans,
-            ready: None,
-        })
+        None
+    }
+
+    /// Counts and stores a complete prompt before its last layer is out: whoever has all layers
+    /// finds it stored.
+    fn finish(&self, job: &Job) {
+        self.computed.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(names::CLOUD_PROMPTS_COMPUTED_TOTAL).increment(1);
+        let mut shelf = self.shelf();
+        shelf.store.insert(Arc::clone(&job.kv));
+        shelf.jobs.end();
+        drop(shelf);
+        job.complete();
     }
 }
 
-fn compute_all(model: &Model, jobs: &Receiver<Job>, computed: &AtomicU64) {
-    for job in jobs {
-        // Counted before the last layer is out, so that whoever has all layers sees the count.
-        computed.fetch_add(1, Ordering::Relaxed);
-        compute(model, &job);
+fn compute_all(model: &Model, shared: &Shared, mut compute: impl FnMut(&Model, &Job)) {
+    while let Some(job) = shared.next_job() {
+        let (prompt, tokens) = (job.kv.id.short(), job.kv.tokens.len());
+        // Safe to go on after a panic: what it leaves behind is a job with some layers filled,
+        // and that job goes here. Its watchers learn that it is lost; the next job is unharmed.
+        let ended = catch_unwind(AssertUnwindSafe(|| compute(model, &job)));
+        if ended.is_ok() && job.kv.layers.is_complete() {
+            shared.finish(&job);
+            tracing::info!(prompt, tokens, "cloud prompt computed");
+        } else {
+            shared.shelf().jobs.end();
+            tracing::error!(prompt, tokens, "the computation of a cloud prompt failed");
+        }
     }
 }
 
-fn compute(model: &Model, job: &Job) {
+/// Fills every layer of a job.
+pub(crate) fn compute(model: &Model, job: &Job) {
     let mut start = Instant::now();
     prefill_segment(model, &job.kv.tokens, |layer, view| {
         let encoded = layer_from_view(&view, &model.geometry, job.kv.dtype)
             .expect("the engine computes layers of the model's geometry");
         let end = Instant::now();
         metrics::histogram!(names::CLOUD_LAYER_COMPUTE_SECONDS).record(end - start);
-        let span = ComputeSpan::Computed { start, end };
-        job.spans
-            .fill(layer, span)
-            .expect("every layer is computed once");
-        job.kv
-            .layers
-            .fill(layer, encoded)
-            .expect("every layer is computed once");
-        job.ready.send_replace(layer.0 + 1);
+        job.put(layer, encoded, ComputeSpan::Computed { start, end });
         start = Instant::now();
     });
-    metrics::counter!(names::CLOUD_PROMPTS_COMPUTED_TOTAL).increment(1);
-    let (id, tokens) = (job.kv.id.short(), job.kv.tokens.len());
-    tracing::info!(prompt = id, tokens, "cloud prompt computed");
 }

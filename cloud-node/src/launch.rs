@@ -1,4 +1,7 @@
 //! What both programs do when they start: find the model, show how loading goes, name an exit code.
+//!
+//! [`Failure`] holds an `anyhow::Error`, which nothing else in this library does, because this is
+//! the start-up code of two `main`s: it reports errors of every kind and handles none of them.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

@@ -5,6 +5,13 @@
 //! `CloudRequest`, which has no place for one.
 
 pub mod compute;
+pub mod job_queue;
 pub mod launch;
 pub mod library;
+pub mod metrics_listener;
+pub mod prompt_limit;
+mod resolve;
+pub mod served_prompt;
 pub mod service;
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ use edgeprompt_kv::{PromptId, TokenId};
 use edgeprompt_model::{Model, ModelError, TokenizerError};
 use edgeprompt_protocol::{PROMPT_ENTRIES_MAX, PUBLIC_TEXT_BYTES_MAX, PromptName, PromptNameError};
 
+use crate::prompt_limit::{PromptLimit, PromptTooLong};
+
 /// Why a folder of prompts is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
@@ -42,15 +44,13 @@ pub enum LibraryError {
     /// A file is empty or not text.
     #[error("{0} is empty or not UTF-8 text")]
     NotText(PathBuf),
-    /// A prompt leaves no room in the model's context.
-    #[error("{path} has {token_count} tokens; the model's context has {context_len_max}")]
+    /// A prompt is longer than the cloud takes.
+    #[error("{path}: {source}; shorten the prompt, or give the cloud what it lacks")]
     TooLong {
         /// The file.
         path: PathBuf,
-        /// Tokens of the prompt.
-        token_count: usize,
-        /// Tokens of the model's context.
-        context_len_max: usize,
+        /// What it does not fit.
+        source: PromptTooLong,
     },
     /// More files than a list of prompts may name.
     #[error("the folder has more than {PROMPT_ENTRIES_MAX} prompts")]
@@ -81,51 +81,26 @@ pub struct PromptLibrary {
 }
 
 impl PromptLibrary {
-    /// Reads and tokenises every visible file of a folder.
+    /// Reads and tokenises every visible file of a folder; each must be within `limit`.
     ///
     /// # Errors
     /// [`LibraryError`] names the file.
-    pub fn open(folder: &Path, model: &Model) -> Result<Self, LibraryError> {
-        let io = |path: &Path, source| LibraryError::Io {
-            path: path.to_owned(),
+    pub fn open(folder: &Path, model: &Model, limit: &PromptLimit) -> Result<Self, LibraryError> {
+        let io = |source| LibraryError::Io {
+            path: folder.to_owned(),
             source,
         };
         let mut library = Self::default();
-        for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
-            let path = entry.map_err(|source| io(folder, source))?.path();
-            let hidden = path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if hidden || !path.is_file() {
+        for entry in fs::read_dir(folder).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') || !path.is_file() {
                 continue;
             }
-            let stem = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let name = PromptName::try_from(stem).map_err(|source| LibraryError::Name {
-                path: path.clone(),
-                source,
-            })?;
-            let bytes = fs::metadata(&path)
-                .map_err(|source| io(&path, source))?
-                .len();
-            if bytes > PUBLIC_TEXT_BYTES_MAX as u64 {
-                return Err(LibraryError::TooLarge { path, bytes });
-            }
-            let text = fs::read(&path).map_err(|source| io(&path, source))?;
-            let text = String::from_utf8(text).ok().filter(|text| !text.is_empty());
-            let text = text.ok_or_else(|| LibraryError::NotText(path.clone()))?;
-            let length = library.add(name, &text, model)?;
-            if length >= model.config.context_len_max {
-                let context_len_max = model.config.context_len_max;
-                return Err(LibraryError::TooLong {
-                    path,
-                    token_count: length,
-                    context_len_max,
-                });
-            }
+            let token_count = library.add(name_of(&path)?, &read_text(&path)?, model)?;
+            limit
+                .check(token_count)
+                .map_err(|source| LibraryError::TooLong { path, source })?;
         }
         Ok(library)
     }
@@ -182,4 +157,28 @@ impl PromptLibrary {
     pub fn is_empty(&self) -> bool {
         self.prompts.is_empty()
     }
+}
+
+fn name_of(path: &Path) -> Result<PromptName, LibraryError> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = PromptName::try_from(stem.into_owned());
+    name.map_err(|source| LibraryError::Name {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_text(path: &Path) -> Result<String, LibraryError> {
+    let io = |source| LibraryError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = fs::metadata(path).map_err(io)?.len();
+    if bytes > PUBLIC_TEXT_BYTES_MAX as u64 {
+        let path = path.to_owned();
+        return Err(LibraryError::TooLarge { path, bytes });
+    }
+    let text = String::from_utf8(fs::read(path).map_err(io)?).ok();
+    let text = text.filter(|text| !text.is_empty());
+    text.ok_or_else(|| LibraryError::NotText(path.to_owned()))
 }

@@ -6,13 +6,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use cloud_node::compute::PromptComputer;
 use cloud_node::launch::{Exit, Failure, ModelArgs, OpenModelError, default_identity_dir};
 use cloud_node::library::PromptLibrary;
+use cloud_node::metrics_listener::MetricsListener;
+use cloud_node::prompt_limit::PromptLimit;
 use cloud_node::service::{CloudService, PublicPrompts};
+use edgeprompt_telemetry::exporter::{self, MetricsHandle};
 use edgeprompt_telemetry::tracing_setup::{self, LogFormat, Verbosity};
 use edgeprompt_transport::{CloudEndpoint, CloudIdentity, INVITATION_LIFETIME, LinkConfig};
 use tokio::sync::watch;
@@ -76,17 +80,22 @@ struct ServeArgs {
         env = "CLOUD_LISTEN"
     )]
     listen: SocketAddr,
-    /// Bytes of keys and values to keep, in MiB
+    /// Bytes of keys and values to keep, in MiB; the longest prompt must fit
     #[arg(
         long,
         value_name = "MIB",
         default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..),
         env = "CLOUD_STORE_MIB"
     )]
-    store_mib: usize,
+    store_mib: u32,
     /// Serve the folder's prompts only, not ones that edges declare public
     #[arg(long, env = "CLOUD_NO_PUBLIC_PROMPTS")]
     no_public_prompts: bool,
+    /// Address to serve Prometheus metrics on, TCP, such as 127.0.0.1:9464; whoever reaches it can
+    /// read them [default: not served]
+    #[arg(long, value_name = "ADDR", env = "CLOUD_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -97,6 +106,9 @@ struct PromptsArgs {
     #[arg(long, value_name = "DIR", env = "CLOUD_PROMPTS")]
     prompts: PathBuf,
 }
+
+/// Between two foldings of histogram samples: they pile up meanwhile, a few bytes each.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -147,7 +159,9 @@ fn invite(args: &IdentityArgs) -> Result<(), Failure> {
 
 fn prompts(args: &PromptsArgs) -> Result<(), Failure> {
     let model = open_model(&args.model)?;
-    let library = PromptLibrary::open(&args.prompts, &model).map_err(Failure::of(Exit::Usage))?;
+    let limit = PromptLimit::of_model(&model);
+    let library = PromptLibrary::open(&args.prompts, &model, &limit);
+    let library = library.map_err(Failure::of(Exit::Usage))?;
     println!("{:<24} {:>8}  PROMPT ID", "NAME", "TOKENS");
     for (name, prompt) in library.iter() {
         println!(
@@ -171,30 +185,16 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let identity = CloudIdentity::load(&args.identity.dir()?)
         .context("run `cloud-node init` first")
         .map_err(Failure::of(Exit::Usage))?;
-    let model = Arc::new(open_model(&args.model)?);
-    let library = match &args.prompts {
-        Some(folder) => PromptLibrary::open(folder, &model).map_err(Failure::of(Exit::Usage))?,
-        None => PromptLibrary::default(),
-    };
-    println!(
-        "model {} with {} layers",
-        model.digest.short(),
-        model.config.layer_count
-    );
-    println!("{} cloud prompts", library.len());
-    let service = Arc::new(CloudService {
-        computer: PromptComputer::start(model, args.store_mib.saturating_mul(1 << 20)),
-        library,
-        public_prompts: match args.no_public_prompts {
-            true => PublicPrompts::Refused,
-            false => PublicPrompts::Accepted,
-        },
-    });
+    // Installed before anything is counted: what comes earlier is lost.
+    let metrics = exporter::install().map_err(Failure::of(Exit::Usage))?;
+    let service = service(args)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::of(Exit::Usage))?;
     runtime.block_on(async {
         let endpoint = CloudEndpoint::bind(args.listen, &identity, LinkConfig::default())
             .map_err(Failure::of(Exit::Usage))?;
         let addr = endpoint.local_addr().map_err(Failure::of(Exit::Usage))?;
+        serve_metrics(args.metrics_listen, &metrics).await?;
+        // The last line before serving: scripts wait for it.
         println!("listening on {addr}");
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(async move {
@@ -204,6 +204,48 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
         service.run(endpoint, stopping).await;
         Ok(())
     })
+}
+
+fn service(args: &ServeArgs) -> Result<Arc<CloudService>, Failure> {
+    let model = Arc::new(open_model(&args.model)?);
+    let store_mib = usize::try_from(args.store_mib).unwrap_or(usize::MAX);
+    let computer = PromptComputer::start(Arc::clone(&model), store_mib.saturating_mul(1 << 20));
+    let library = match &args.prompts {
+        Some(folder) => PromptLibrary::open(folder, &model, &computer.limit())
+            .map_err(Failure::of(Exit::Usage))?,
+        None => PromptLibrary::default(),
+    };
+    let layer_count = model.config.layer_count;
+    println!("model {} with {layer_count} layers", model.digest.short());
+    println!("{} cloud prompts", library.len());
+    Ok(Arc::new(CloudService {
+        computer,
+        library,
+        public_prompts: match args.no_public_prompts {
+            true => PublicPrompts::Refused,
+            false => PublicPrompts::Accepted,
+        },
+    }))
+}
+
+/// Keeps the metrics small and, where an address is given, serves them until the program ends.
+async fn serve_metrics(addr: Option<SocketAddr>, metrics: &MetricsHandle) -> Result<(), Failure> {
+    let upkept = metrics.clone();
+    tokio::spawn(async move {
+        let mut period = tokio::time::interval(UPKEEP_PERIOD);
+        loop {
+            period.tick().await;
+            upkept.run_upkeep();
+        }
+    });
+    let Some(addr) = addr else {
+        return Ok(());
+    };
+    let listener = MetricsListener::bind(addr, metrics.clone()).await;
+    let listener = listener.map_err(Failure::of(Exit::Usage))?;
+    println!("metrics on http://{}/metrics", listener.local_addr());
+    tokio::spawn(listener.run());
+    Ok(())
 }
 
 /// Resolves when the user or the system asks the program to stop.

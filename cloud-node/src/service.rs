@@ -1,20 +1,22 @@
-//! Serving edges: resolves what a request names and sends its layers as they become ready.
+//! Serving edges: sends the layers of what each request names as they become ready. Every request
+//! has a task of its own, so an edge that reads slowly holds up nobody but itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use edgeprompt_kv::{KvDtype, LayerRange, TokenId};
-use edgeprompt_protocol::{
-    CloudRequest, Fetch, Manifest, PROMPT_TOKENS_MAX, PromptEntry, PromptRef, PublicPrompt,
-    PublicPromptProblem, Refusal,
-};
+use edgeprompt_kv::TokenId;
+use edgeprompt_protocol::{CloudRequest, Fetch, PromptEntry, Refusal};
 use edgeprompt_telemetry::names;
 use edgeprompt_transport::{
-    CloudEndpoint, EdgeLink, IncomingRequest, LayerSender, RespondError, SendLayerError,
+    CloudEndpoint, EdgeLink, IncomingRequest, LayerSender, RespondError, Responder, SendLayerError,
 };
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::compute::{ComputationLost, JOBS_WAITING_MAX, PromptComputer, ServedPrompt};
+use crate::compute::PromptComputer;
 use crate::library::PromptLibrary;
+use crate::resolve::{Asker, Resolver};
+use crate::served_prompt::{ComputationLost, ServedPrompt};
 
 /// Whether edges may send prompts that their users declare public.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +49,14 @@ enum ServeError {
     Lost(#[from] ComputationLost),
 }
 
-/// What a prompt consists of.
-struct Content {
-    tokens: Arc<[TokenId]>,
-    text: Option<Arc<str>>,
+/// A cloud that serves.
+struct Serving {
+    resolver: Resolver,
+    draining: AtomicBool,
 }
+
+/// Counts a link for as long as it is served, however that ends.
+struct ConnectedEdge;
 
 impl CloudService {
     /// Accepts edges until `shutdown` says so, then lets what is under way end.
@@ -60,62 +65,30 @@ impl CloudService {
         mut endpoint: CloudEndpoint,
         mut shutdown: watch::Receiver<bool>,
     ) {
+        // Scraped before the first edge comes, the gauge says zero instead of nothing.
+        metrics::gauge!(names::CLOUD_EDGES_CONNECTED).increment(0.0);
+        let serving = Arc::new(Serving {
+            resolver: Resolver::new(self),
+            draining: AtomicBool::new(false),
+        });
+        let mut links = JoinSet::new();
         loop {
             tokio::select! {
                 link = endpoint.accept() => match link {
                     Some(link) => {
-                        tokio::spawn(Arc::clone(&self).serve_link(link));
+                        links.spawn(Arc::clone(&serving).serve_link(link));
                     }
                     None => return,
                 },
+                Some(_) = links.join_next() => {}
                 // A dropped sender means that whoever could ask for a shutdown is gone.
                 _ = shutdown.wait_for(|stop| *stop) => break,
             }
         }
+        serving.draining.store(true, Ordering::Release);
         endpoint.drain().await;
-    }
-
-    async fn serve_link(self: Arc<Self>, mut link: EdgeLink) {
-        let edges = metrics::gauge!(names::CLOUD_EDGES_CONNECTED);
-        edges.increment(1.0);
-        tracing::info!(edge = link.peer_name(), "edge connected");
-        while let Some(request) = link.next_request().await {
-            tokio::spawn(Arc::clone(&self).serve_request(request));
-        }
-        edges.decrement(1.0);
-        tracing::info!(edge = link.peer_name(), "edge gone");
-    }
-
-    async fn serve_request(self: Arc<Self>, incoming: IncomingRequest) {
-        let served = match incoming.request {
-            CloudRequest::ListPrompts => incoming
-                .responder
-                .prompts(self.entries())
-                .await
-                .map_err(ServeError::from),
-            CloudRequest::Fetch(fetch) => match self.prepare(&fetch) {
-                Err(refusal) => {
-                    metrics::counter!(names::CLOUD_REFUSALS_TOTAL, names::REASON => reason(&refusal))
-                        .increment(1);
-                    tracing::info!(%refusal, "fetch refused");
-                    incoming
-                        .responder
-                        .refuse(refusal)
-                        .await
-                        .map_err(ServeError::from)
-                }
-                Ok((manifest, prompt)) => {
-                    let sender = incoming.responder.manifest(&manifest).await;
-                    match sender {
-                        Ok(sender) => send_layers(sender, prompt).await,
-                        Err(error) => Err(error.into()),
-                    }
-                }
-            },
-        };
-        if let Err(error) = served {
-            tracing::info!(%error, "request ended early");
-        }
+        // What the drain did not wait for has nobody to send to any more.
+        links.shutdown().await;
     }
 
     fn entries(&self) -> Vec<PromptEntry> {
@@ -129,107 +102,87 @@ impl CloudService {
             })
             .collect()
     }
+}
 
-    fn prepare(&self, fetch: &Fetch) -> Result<(Manifest, ServedPrompt), Refusal> {
-        let model = self.computer.model();
-        if fetch.model != model.digest {
-            return Err(Refusal::ModelMismatch {
-                cloud: model.digest,
-            });
-        }
-        if fetch.dtype != KvDtype::F32 {
-            return Err(Refusal::UnsupportedDtype { dtype: fetch.dtype });
-        }
-        let layer_count = model.geometry.layer_count();
-        let layers = fetch
-            .layers
-            .unwrap_or_else(|| LayerRange::first(layer_count));
-        if layers.bounds().end > layer_count {
-            return Err(Refusal::LayersOutOfRange { layer_count });
-        }
-        let Content { tokens, text } = self.resolve(&fetch.prompt)?;
-        let prompt = self.computer.serve(&tokens).map_err(|_| Refusal::Busy {
-            fetch_count_max: JOBS_WAITING_MAX,
-        })?;
-        let manifest = Manifest {
-            fetch: fetch.fetch,
-            prompt: prompt.id(),
-            model: model.digest,
-            geometry: model.geometry,
-            dtype: KvDtype::F32,
-            layers,
-            tokens: tokens.to_vec(),
-            text: text.map(|text| text.to_string()),
-            source: prompt.source(),
-        };
-        Ok((manifest, prompt))
-    }
-
-    fn resolve(&self, prompt: &PromptRef) -> Result<Content, Refusal> {
-        let named = match prompt {
-            PromptRef::Named(name) => self
-                .library
-                .get(name)
-                .ok_or_else(|| Refusal::UnknownPrompt { name: name.clone() })?,
-            PromptRef::Id(id) => self.library.find(id).ok_or(Refusal::UnknownPromptId)?,
-            PromptRef::Public(public) => return self.public(public),
-        };
-        Ok(Content {
-            tokens: Arc::clone(&named.tokens),
-            text: Some(Arc::clone(&named.text)),
-        })
-    }
-
-    fn public(&self, public: &PublicPrompt) -> Result<Content, Refusal> {
-        if self.public_prompts == PublicPrompts::Refused {
-            return Err(Refusal::PublicPromptRefused(
-                PublicPromptProblem::NotOffered,
-            ));
-        }
-        let model = self.computer.model();
-        let unreadable = Refusal::PublicPromptRefused(PublicPromptProblem::NotTokenisable);
-        let (tokens, text): (Arc<[TokenId]>, _) = match public {
-            PublicPrompt::Tokens(tokens) => (tokens.as_slice().into(), None),
-            PublicPrompt::Text(text) => {
-                let tokenizer = model.tokenizer().map_err(|_| unreadable.clone())?;
-                let tokens = tokenizer.encode(text).map_err(|_| unreadable)?;
-                (tokens.into(), Some(text.as_str().into()))
+impl Serving {
+    async fn serve_link(self: Arc<Self>, mut link: EdgeLink) {
+        let _connected = ConnectedEdge::begin();
+        tracing::info!(edge = link.peer_name(), "edge connected");
+        let asker = Arc::new(Asker::new(link.peer_name()));
+        let mut requests = JoinSet::new();
+        loop {
+            tokio::select! {
+                request = link.next_request() => match request {
+                    Some(request) => {
+                        requests.spawn(Arc::clone(&self).serve_request(request, Arc::clone(&asker)));
+                    }
+                    None => break,
+                },
+                Some(_) = requests.join_next() => {}
             }
+        }
+        // A drain takes no more requests and lets these end. Otherwise the edge is gone, and with
+        // it whoever waited: nothing must be computed for it any more.
+        if self.draining.load(Ordering::Acquire) {
+            while requests.join_next().await.is_some() {}
+        }
+        tracing::info!(edge = link.peer_name(), "edge gone");
+    }
+
+    async fn serve_request(self: Arc<Self>, incoming: IncomingRequest, asker: Arc<Asker>) {
+        let responder = incoming.responder;
+        let served = match incoming.request {
+            CloudRequest::ListPrompts => {
+                let listed = responder.prompts(self.resolver.cloud.entries()).await;
+                listed.map_err(ServeError::from)
+            }
+            CloudRequest::Fetch(fetch) => self.serve_fetch(&fetch, responder, &asker).await,
         };
-        if tokens.is_empty() {
-            return Err(Refusal::PromptEmpty);
+        if let Err(error) = served {
+            tracing::info!(%error, "request ended early");
         }
-        // One position at least must be left for a private token.
-        let token_count_max = PROMPT_TOKENS_MAX.min(model.config.context_len_max - 1);
-        if tokens.len() > token_count_max {
-            let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-            return Err(Refusal::PromptTooLong {
-                token_count: narrow(tokens.len()),
-                token_count_max: narrow(token_count_max),
-            });
+    }
+
+    async fn serve_fetch(
+        &self,
+        fetch: &Fetch,
+        responder: Responder,
+        asker: &Asker,
+    ) -> Result<(), ServeError> {
+        match self.resolver.prepare(fetch, asker).await {
+            Err(refusal) => {
+                let reason = reason(&refusal);
+                metrics::counter!(names::CLOUD_REFUSALS_TOTAL, names::REASON => reason)
+                    .increment(1);
+                tracing::info!(%refusal, "fetch refused");
+                Ok(responder.refuse(refusal).await?)
+            }
+            Ok((manifest, prompt)) => {
+                send_layers(responder.manifest(&manifest).await?, prompt).await
+            }
         }
-        let vocabulary_len = u32::try_from(model.config.vocab_size).unwrap_or(u32::MAX);
-        if let Some(token) = tokens
-            .iter()
-            .copied()
-            .find(|token| token.0 >= vocabulary_len)
-        {
-            let problem = PublicPromptProblem::OutsideVocabulary {
-                token,
-                vocabulary_len,
-            };
-            return Err(Refusal::PublicPromptRefused(problem));
-        }
-        Ok(Content { tokens, text })
+    }
+}
+
+impl ConnectedEdge {
+    fn begin() -> Self {
+        metrics::gauge!(names::CLOUD_EDGES_CONNECTED).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for ConnectedEdge {
+    fn drop(&mut self) {
+        metrics::gauge!(names::CLOUD_EDGES_CONNECTED).decrement(1.0);
     }
 }
 
 async fn send_layers(sender: LayerSender, mut prompt: ServedPrompt) -> Result<(), ServeError> {
     for layer in sender.manifest().layers.iter() {
         let (kv, span) = prompt.layer(layer).await?;
-        let sent = sender.send(layer, &kv, span).await?;
+        sender.send(layer, &kv, span).await?;
         metrics::counter!(names::CLOUD_LAYERS_SENT_TOTAL).increment(1);
-        metrics::counter!(names::CLOUD_KV_BYTES_SENT_TOTAL).increment(sent.sent_bytes);
+        metrics::counter!(names::CLOUD_KV_BYTES_SENT_TOTAL).increment(kv.payload().len() as u64);
     }
     sender.finish().await?;
     Ok(())

@@ -1,7 +1,13 @@
 //! The `cloud-node` program from the shell: identities, tokens, lists, exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+// All of it is test code, so a panic is a failed test.
+#![cfg(test)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use edgeprompt_testkit::fixtures::trained_model;
 
@@ -58,7 +64,7 @@ fn a_missing_model_has_exit_code_4_and_names_the_file() {
     ];
     let output = cloud_node(&serve, &dir.path().join("cloud"));
     assert_eq!(output.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/config.json"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
 }
 
 #[test]
@@ -86,4 +92,59 @@ fn prompts_are_listed_by_their_stems() {
     let twice = cloud_node(&args, dir.path());
     assert_eq!(twice.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("two files"));
+}
+
+/// The model that comes with the repository.
+const DEMO_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/model/demo");
+
+#[test]
+fn a_prompt_beyond_the_limit_is_refused_at_the_start_by_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("cloud");
+    cloud_node(&["init"], &identity);
+    let prompts = dir.path().join("prompts");
+    std::fs::create_dir(&prompts).unwrap();
+    std::fs::write(prompts.join("endless.txt"), "The plan. ".repeat(600)).unwrap();
+    let prompts = prompts.to_str().unwrap();
+    let refused = |args: &[&str]| {
+        let common = ["--model", DEMO_MODEL, "--prompts", prompts];
+        let output = cloud_node(&[args, &common[..]].concat(), &identity);
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let listed = refused(&["prompts"]);
+    assert!(
+        listed.contains("endless.txt: ") && listed.contains("the model's context, which takes 511"),
+        "{listed}"
+    );
+    let served = refused(&["serve", "--listen", "127.0.0.1:0"]);
+    assert!(served.contains("endless.txt: "), "{served}");
+}
+
+#[test]
+fn a_cloud_serves_its_metrics_where_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("cloud");
+    cloud_node(&["init"], &identity);
+    let mut cloud = Command::new(env!("CARGO_BIN_EXE_cloud-node"))
+        .args(["serve", "--model", DEMO_MODEL, "--listen", "127.0.0.1:0"])
+        .env("CLOUD_IDENTITY", &identity)
+        .env("CLOUD_METRICS_LISTEN", "127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(cloud.stdout.take().unwrap()).lines();
+    let mut starts_with = |start: &str| {
+        let mut rest = lines.by_ref().map_while(Result::ok);
+        rest.find_map(|line| Some(line.strip_prefix(start)?.to_owned()))
+    };
+    let url = starts_with("metrics on http://").unwrap();
+    starts_with("listening on ").unwrap();
+    let mut stream = TcpStream::connect(url.strip_suffix("/metrics").unwrap()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    cloud.kill().unwrap();
+    cloud.wait().unwrap();
+    assert!(text.contains("\ncloud_edges_connected 0\n"), "{text}");
 }

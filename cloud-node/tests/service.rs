@@ -1,5 +1,9 @@
 //! The cloud's service over real QUIC: many edges, one computation, clear refusals.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+// All of it is test code, so a panic is a failed test.
+#![cfg(test)]
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
