@@ -1,12 +1,18 @@
 //! A model's chat template: messages to the text the model was trained on.
 
-use std::fs;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value as Rendered, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::file_bytes::read_if_present;
+
+/// Largest `tokenizer_config.json` read, in bytes: it lists added tokens, thousands at most.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+/// Largest `chat_template.jinja` read, in bytes.
+const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,15 +66,21 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::File`] or [`ChatTemplateError::Syntax`].
     pub fn open(folder: &Path) -> Result<Option<Self>, ChatTemplateError> {
-        let config = folder.join("tokenizer_config.json");
-        let config: Value = match fs::read(&config) {
-            Err(_) => Value::Null,
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| ChatTemplateError::File {
-                file: config.display().to_string(),
-                reason: e.to_string(),
-            })?,
+        let read = |name: &str, bytes_max| {
+            let file = folder.join(name);
+            let bytes = read_if_present(&file, bytes_max);
+            bytes.map_err(|e| file_error(folder, name, e.to_string()))
         };
-        let source = fs::read_to_string(folder.join("chat_template.jinja")).ok();
+        let name = "tokenizer_config.json";
+        let config = match read(name, CONFIG_BYTES_MAX)? {
+            None => Value::Null,
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| file_error(folder, name, e.to_string()))?,
+        };
+        let name = "chat_template.jinja";
+        let source = read(name, TEMPLATE_BYTES_MAX)?.map(String::from_utf8);
+        let source = source.transpose();
+        let source = source.map_err(|e| file_error(folder, name, e.to_string()))?;
         let Some(source) = source.or_else(|| template_in(&config)) else {
             return Ok(None);
         };
@@ -130,6 +142,11 @@ impl ChatTemplate {
         // The library's sentence may quote a message, so only its kind is kept.
         rendered.map_err(|e| ChatTemplateError::Render(e.kind()))
     }
+}
+
+fn file_error(folder: &Path, name: &str, reason: String) -> ChatTemplateError {
+    let file = folder.join(name).display().to_string();
+    ChatTemplateError::File { file, reason }
 }
 
 /// Templates call this to refuse a conversation; its text may quote the messages and is dropped.

@@ -1,13 +1,20 @@
 //! A decoder from a checkpoint: stored `[out, in]` matrices become the `[in, out]` ones that the
 //! decode step multiplies fast, and matrices with the same input become one.
+//!
+//! Every tensor is checked before the first is allocated. Each buffer is filled once and handed
+//! to its tensor, so the peak is the tensors themselves and a few rows.
+
+use std::cell::Cell;
+use std::collections::HashSet;
 
 use burn::module::Param;
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{ModelConfig, QkNorm, QkvBias};
+use crate::config::ModelConfig;
 use crate::decoder::{Decoder, DecoderLayer, HeadNorms};
+use crate::plan::{LayerPlan, MatrixPlan, OuterPlan, VectorPlan};
 
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,167 +23,140 @@ pub struct LoadProgress {
     pub layers_done: usize,
     /// Layers of the model.
     pub layer_count: usize,
+    /// Bytes of the tensors on the device, in the number format they are computed in; those of
+    /// the whole model once every layer is done.
+    pub tensor_bytes: u64,
 }
 
 struct Loader<'a> {
     config: &'a ModelConfig,
     checkpoint: &'a Checkpoint,
     device: &'a Device,
+    tensor_bytes: Cell<u64>,
 }
 
 impl Decoder {
     /// Reads the weights of `config` from `checkpoint` onto `device`, as f32.
     ///
     /// # Errors
-    /// [`CheckpointError`] names the tensor that is missing, misshapen or of an unread format.
+    /// [`CheckpointError`] names the tensor that is missing, misshapen, of an unread format or of
+    /// no use to this configuration.
     pub fn load(
         config: &ModelConfig,
         checkpoint: &Checkpoint,
         device: &Device,
         mut progress: impl FnMut(LoadProgress),
     ) -> Result<Self, CheckpointError> {
+        let outer = OuterPlan::new(config, checkpoint);
+        let mut used = HashSet::from_iter(outer.check(checkpoint)?);
+        for layer in 0..config.layer_count {
+            used.extend(LayerPlan::new(config, layer).check(checkpoint)?);
+        }
+        checkpoint.check_all_used(&used)?;
         let loader = Loader {
             config,
             checkpoint,
             device,
+            tensor_bytes: Cell::new(0),
         };
+        let embedding = outer.embedding.map(|plan| loader.rows(&plan)).transpose()?;
+        let head = loader.matrix(&outer.head)?;
+        let norm = loader.norm(&outer.norm)?;
         let layer_count = config.layer_count;
-        let mut layers = Vec::with_capacity(layer_count);
+        let mut layers = Vec::new();
         for layer in 0..layer_count {
-            layers.push(loader.layer(layer)?);
+            layers.push(loader.layer(&LayerPlan::new(config, layer))?);
             progress(LoadProgress {
                 layers_done: layer + 1,
                 layer_count,
+                tensor_bytes: loader.tensor_bytes.get(),
             });
         }
-        let shape = [config.vocab_size, config.hidden_dim];
-        let embedding_name = "model.embed_tokens.weight";
-        let (embedding, head_name) = if config.tied_head {
-            // A tied matrix is published once, under either name.
-            let stored = checkpoint.contains(embedding_name);
-            (
-                None,
-                if stored {
-                    embedding_name
-                } else {
-                    "lm_head.weight"
-                },
-            )
-        } else {
-            let mut numbers = Vec::with_capacity(shape[0] * shape[1]);
-            checkpoint
-                .tensor(embedding_name, &shape)?
-                .append_to(&mut numbers);
-            let tensor = Tensor::from_data(TensorData::new(numbers, shape), device);
-            (Some(Param::from_tensor(tensor)), "lm_head.weight")
-        };
-        let head = loader.matrix(
-            config.hidden_dim,
-            &[(head_name.to_owned(), config.vocab_size)],
-        )?;
         Ok(Self {
             embedding,
             layers,
-            norm: loader.norm("model.norm", config.hidden_dim)?,
+            norm,
             head,
         })
     }
 }
 
 impl Loader<'_> {
-    fn layer(&self, layer: usize) -> Result<DecoderLayer, CheckpointError> {
-        let ModelConfig {
-            hidden_dim,
-            mlp_dim,
-            q_head_count,
-            kv_head_count,
-            head_dim,
-            ..
-        } = *self.config;
-        let (q_dim, kv_dim) = (q_head_count * head_dim, kv_head_count * head_dim);
-        let named = |part: &str| format!("model.layers.{layer}.{part}");
-        let linear = |part: &str, from, to| -> Result<Linear, CheckpointError> {
-            let weight = self.matrix(from, &[(named(part) + ".weight", to)])?;
+    fn layer(&self, plan: &LayerPlan) -> Result<DecoderLayer, CheckpointError> {
+        let bias = plan.qkv_bias.as_ref().map(|bias| self.vector(bias));
+        let linear = |plan| -> Result<Linear, CheckpointError> {
+            let weight = self.matrix(plan)?;
             Ok(Linear { weight, bias: None })
         };
-        let qkv = [
-            (named("self_attn.q_proj"), q_dim),
-            (named("self_attn.k_proj"), kv_dim),
-            (named("self_attn.v_proj"), kv_dim),
-        ];
-        let gate_up = [
-            (named("mlp.gate_proj.weight"), mlp_dim),
-            (named("mlp.up_proj.weight"), mlp_dim),
-        ];
         Ok(DecoderLayer {
-            attention_norm: self.norm(&named("input_layernorm"), hidden_dim)?,
+            attention_norm: self.norm(&plan.attention_norm)?,
             qkv: Linear {
-                weight: self.matrix(
-                    hidden_dim,
-                    &qkv.clone().map(|(name, dim)| (name + ".weight", dim)),
-                )?,
-                bias: match self.config.qkv_bias {
-                    QkvBias::Absent => None,
-                    QkvBias::Present => {
-                        Some(self.vectors(&qkv.map(|(n, dim)| (n + ".bias", dim)))?)
-                    }
-                },
+                weight: self.matrix(&plan.qkv)?,
+                bias: bias.transpose()?,
             },
-            head_norms: match self.config.qk_norm {
-                QkNorm::Absent => None,
-                QkNorm::PerHead => Some(HeadNorms {
-                    q: self.norm(&named("self_attn.q_norm"), head_dim)?,
-                    k: self.norm(&named("self_attn.k_norm"), head_dim)?,
+            head_norms: match &plan.head_norms {
+                None => None,
+                Some([q, k]) => Some(HeadNorms {
+                    q: self.norm(q)?,
+                    k: self.norm(k)?,
                 }),
             },
-            output: linear("self_attn.o_proj", q_dim, hidden_dim)?,
-            mlp_norm: self.norm(&named("post_attention_layernorm"), hidden_dim)?,
-            gate_up: Linear {
-                weight: self.matrix(hidden_dim, &gate_up)?,
-                bias: None,
-            },
-            down: linear("mlp.down_proj", mlp_dim, hidden_dim)?,
-            q_head_count,
-            kv_head_count,
-            head_dim,
+            output: linear(&plan.output)?,
+            mlp_norm: self.norm(&plan.mlp_norm)?,
+            gate_up: linear(&plan.gate_up)?,
+            down: linear(&plan.down)?,
+            q_head_count: self.config.q_head_count,
+            kv_head_count: self.config.kv_head_count,
+            head_dim: self.config.head_dim,
         })
     }
 
     /// Stored `[out, in]` matrices side by side as one `[in, Σ out]`.
-    fn matrix(
-        &self,
-        in_dim: usize,
-        parts: &[(String, usize)],
-    ) -> Result<Param<Tensor<2>>, CheckpointError> {
-        let width = parts.iter().map(|(_, out_dim)| out_dim).sum();
-        let mut numbers = vec![0.0; in_dim * width];
+    fn matrix(&self, plan: &MatrixPlan) -> Result<Param<Tensor<2>>, CheckpointError> {
+        let width = plan.parts.iter().map(|(_, out_dim)| out_dim).sum();
+        let mut numbers = vec![0.0; plan.in_dim * width];
         let mut column = 0;
-        for (name, out_dim) in parts {
-            let stored = self.checkpoint.tensor(name, &[*out_dim, in_dim])?;
+        for (name, out_dim) in &plan.parts {
+            let stored = self.checkpoint.tensor(name, &[*out_dim, plan.in_dim])?;
             stored.transpose_into(&mut numbers, width, column);
             column += out_dim;
         }
-        let data = TensorData::new(numbers, [in_dim, width]);
-        Ok(Param::from_tensor(Tensor::from_data(data, self.device)))
+        Ok(self.tensor(numbers, [plan.in_dim, width]))
     }
 
-    fn vectors(&self, parts: &[(String, usize)]) -> Result<Param<Tensor<1>>, CheckpointError> {
-        let mut numbers = Vec::new();
-        for (name, dim) in parts {
-            self.checkpoint
-                .tensor(name, &[*dim])?
-                .append_to(&mut numbers);
+    /// Stored `[out, in]` matrices one below the other, as they are stored.
+    fn rows(&self, plan: &MatrixPlan) -> Result<Param<Tensor<2>>, CheckpointError> {
+        let height = plan.parts.iter().map(|(_, out_dim)| out_dim).sum();
+        let mut numbers = Vec::with_capacity(height * plan.in_dim);
+        for (name, out_dim) in &plan.parts {
+            let stored = self.checkpoint.tensor(name, &[*out_dim, plan.in_dim])?;
+            stored.append_to(&mut numbers);
         }
-        let shape = [numbers.len()];
-        let data = TensorData::new(numbers, shape);
-        Ok(Param::from_tensor(Tensor::from_data(data, self.device)))
+        Ok(self.tensor(numbers, [height, plan.in_dim]))
     }
 
-    fn norm(&self, name: &str, dim: usize) -> Result<RmsNorm, CheckpointError> {
-        let gamma = self.vectors(&[(format!("{name}.weight"), dim)])?;
+    fn vector(&self, plan: &VectorPlan) -> Result<Param<Tensor<1>>, CheckpointError> {
+        let length = plan.parts.iter().map(|(_, dim)| dim).sum();
+        let mut numbers = Vec::with_capacity(length);
+        for (name, dim) in &plan.parts {
+            let stored = self.checkpoint.tensor(name, &[*dim])?;
+            stored.append_to(&mut numbers);
+        }
+        Ok(self.tensor(numbers, [length]))
+    }
+
+    fn norm(&self, plan: &VectorPlan) -> Result<RmsNorm, CheckpointError> {
         Ok(RmsNorm {
-            gamma,
+            gamma: self.vector(plan)?,
             epsilon: self.config.norm_epsilon,
         })
+    }
+
+    /// Hands the buffer itself to a tensor.
+    fn tensor<const D: usize>(&self, numbers: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let bytes = size_of_val(numbers.as_slice()) as u64;
+        self.tensor_bytes.set(self.tensor_bytes.get() + bytes);
+        let data = TensorData::new(numbers, shape);
+        Param::from_tensor(Tensor::from_data(data, self.device))
     }
 }

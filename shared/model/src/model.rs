@@ -1,7 +1,6 @@
 //! A whole model: configuration, weights, tokenizer and chat template under one digest.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,9 +11,11 @@ use crate::chat_template::{ChatTemplate, ChatTemplateError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{ConfigError, ModelConfig, QkNorm, QkvBias};
 use crate::decoder::Decoder;
+use crate::file_bytes::{FileBytes, read_within};
+use crate::gguf::{Gguf, GgufError};
 use crate::load::LoadProgress;
 use crate::rope::{RopeConfig, RopeScaling, RopeTable};
-use crate::tokenizer::{TextTokenizer, TokenizerError};
+use crate::tokenizer::{TOKENIZER_BYTES_MAX, TextTokenizer, TokenizerError};
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +28,10 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// `config.json` is refused.
+    /// The configuration is refused.
     #[error("{folder}: {source}")]
     Config {
-        /// The model's folder.
+        /// The file, or the model it belongs to.
         folder: String,
         /// Why.
         source: ConfigError,
@@ -38,10 +39,18 @@ pub enum ModelError {
     /// The weights are refused.
     #[error("{folder}: {source}")]
     Checkpoint {
-        /// The model's folder.
+        /// The model's folder or file.
         folder: String,
         /// Why.
         source: CheckpointError,
+    },
+    /// The GGUF file is refused.
+    #[error("{file}: {source}")]
+    Gguf {
+        /// The file.
+        file: String,
+        /// Why.
+        source: GgufError,
     },
     /// The tokenizer is refused.
     #[error(transparent)]
@@ -153,41 +162,93 @@ pub struct Model {
     tokenizer: Option<TextTokenizer>,
 }
 
+/// Largest `config.json` read, in bytes; published ones have a few thousand.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The seed of random weights: nodes that name the same shape hold the same model.
 const DUMMY_SEED: u64 = 0;
 
 impl Model {
-    /// Loads a Hugging Face folder onto a device.
+    /// Loads a Hugging Face folder or a GGUF file onto a device.
     ///
     /// # Errors
     /// [`ModelError`] names the file and what is wrong with it.
     pub fn open(
+        path: &Path,
+        device: &Device,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        if path.is_dir() {
+            Self::open_folder(path, device, progress)
+        } else {
+            Self::open_gguf(path, device, progress)
+        }
+    }
+
+    fn open_folder(
         folder: &Path,
         device: &Device,
         progress: impl FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
-        let read = |name: &str| {
+        let read = |name: &str, bytes_max| {
             let file = folder.join(name);
-            fs::read(&file).map_err(|source| ModelError::Io { file, source })
+            read_within(&file, bytes_max).map_err(|source| ModelError::Io { file, source })
         };
-        let shown = folder.display().to_string();
-        let config_text = String::from_utf8_lossy(&read("config.json")?).into_owned();
-        let config = ModelConfig::from_json(&config_text).map_err(|source| ModelError::Config {
-            folder: shown.clone(),
+        let config = ModelConfig::from_slice(&read("config.json", CONFIG_BYTES_MAX)?);
+        let config = config.map_err(|source| ModelError::Config {
+            folder: folder.join("config.json").display().to_string(),
             source,
         })?;
+        let shown = folder.display().to_string();
         let checkpoint = Checkpoint::open(folder);
         let checkpoint = checkpoint.map_err(|source| ModelError::Checkpoint {
             folder: shown.clone(),
             source,
         })?;
-        let tokenizer_bytes = read("tokenizer.json")?;
+        let tokenizer_bytes = read("tokenizer.json", TOKENIZER_BYTES_MAX)?;
         let parts = Parts {
             name: &shown,
             config,
             checkpoint,
             tokenizer_json: &tokenizer_bytes,
             chat_template: ChatTemplate::open(folder)?,
+        };
+        parts.load(device, progress)
+    }
+
+    fn open_gguf(
+        path: &Path,
+        device: &Device,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let file = FileBytes::map(path).map_err(|source| ModelError::Io {
+            file: path.to_owned(),
+            source,
+        })?;
+        let shown = path.display().to_string();
+        let refused = |source| ModelError::Gguf {
+            file: shown.clone(),
+            source,
+        };
+        let gguf = Gguf::parse(&file).map_err(refused)?;
+        let config = gguf.config().map_err(refused)?;
+        let tokenizer_json = gguf.tokenizer_json().map_err(refused)?;
+        let [bos, eos] = gguf.special_texts().map(str::to_owned);
+        let source = gguf.chat_template().map_err(refused)?;
+        let template = source.map(|source| ChatTemplate::new(source, bos, eos));
+        let chat_template = template.transpose()?;
+        let tensors = gguf.into_published_tensors(&config).map_err(refused)?;
+        let mut checkpoint = Checkpoint::default();
+        let added = checkpoint.add(file, tensors);
+        added.map_err(|source| ModelError::Checkpoint {
+            folder: shown.clone(),
+            source,
+        })?;
+        let parts = Parts {
+            name: &shown,
+            config,
+            checkpoint,
+            tokenizer_json: tokenizer_json.as_bytes(),
+            chat_template,
         };
         parts.load(device, progress)
     }
@@ -226,16 +287,17 @@ impl Model {
 }
 
 /// What a model is made of, before its weights are on a device.
-struct Parts<'a> {
-    name: &'a str,
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    tokenizer_json: &'a [u8],
-    chat_template: Option<ChatTemplate>,
+pub(crate) struct Parts<'a> {
+    /// What errors call the model's folder or file.
+    pub(crate) name: &'a str,
+    pub(crate) config: ModelConfig,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) tokenizer_json: &'a [u8],
+    pub(crate) chat_template: Option<ChatTemplate>,
 }
 
 impl Parts<'_> {
-    fn load(
+    pub(crate) fn load(
         self,
         device: &Device,
         progress: impl FnMut(LoadProgress),
@@ -246,11 +308,10 @@ impl Parts<'_> {
         };
         let decoder = Decoder::load(&self.config, &self.checkpoint, device, progress);
         let decoder = decoder.map_err(refused)?;
-        let tokenizer = TextTokenizer::from_json(self.tokenizer_json).map_err(|reason| {
-            TokenizerError::File {
-                file: format!("{}/tokenizer.json", self.name),
-                reason,
-            }
+        let tokenizer = TextTokenizer::from_json(self.tokenizer_json, self.config.vocab_size);
+        let tokenizer = tokenizer.map_err(|reason| TokenizerError::File {
+            file: format!("{}/tokenizer.json", self.name),
+            reason,
         })?;
         let geometry = self
             .config

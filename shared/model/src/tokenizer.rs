@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use edgeprompt_kv::TokenId;
+use serde_json::Value;
 use tokenizers::Tokenizer;
+
+use crate::file_bytes::read_within;
+use crate::published_tokenizer::check_published;
 
 /// Why text and tokens could not be turned into each other.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,14 @@ pub enum TokenizerError {
     Encode {
         /// Length of the text.
         bytes: usize,
+    },
+    /// The text has a token that the model has no weights for.
+    #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
+    OutsideVocabulary {
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        vocab_size: usize,
     },
     /// The library failed on these tokens.
     #[error("the tokenizer failed to decode {tokens} tokens")]
@@ -48,43 +60,59 @@ pub enum SplitError {
     Tokenizer(#[from] TokenizerError),
 }
 
+/// Largest `tokenizer.json` read, in bytes; those of published models are below 40 million.
+pub(crate) const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+
 /// A model's tokenizer.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
+    vocab_size: usize,
 }
 
 impl TextTokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json` for a model of `vocab_size` tokens.
     ///
     /// # Errors
     /// [`TokenizerError::File`].
-    pub fn open(file: &Path) -> Result<Self, TokenizerError> {
+    pub fn open(file: &Path, vocab_size: usize) -> Result<Self, TokenizerError> {
         let error = |reason: String| TokenizerError::File {
             file: file.display().to_string(),
             reason,
         };
-        let bytes = std::fs::read(file).map_err(|e| error(e.to_string()))?;
-        Self::from_json(&bytes).map_err(error)
+        let bytes = read_within(file, TOKENIZER_BYTES_MAX).map_err(|e| error(e.to_string()))?;
+        Self::from_json(&bytes, vocab_size).map_err(error)
     }
 
-    /// Parses the bytes of a `tokenizer.json`; the error is the library's sentence.
-    pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    /// Parses the bytes of a `tokenizer.json`; the error is one sentence.
+    pub(crate) fn from_json(bytes: &[u8], vocab_size: usize) -> Result<Self, String> {
+        let published: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        check_published(&published)?;
+        let inner = serde_json::from_value(published);
+        let mut inner: Tokenizer = inner.map_err(|e| e.to_string())?;
         // A prompt is never silently shortened or padded, whatever the file was trained with.
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);
-        Ok(Self { inner })
+        Ok(Self { inner, vocab_size })
     }
 
     /// The tokens of a text that begins a sequence, with the special tokens the model begins with.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`].
+    /// [`TokenizerError::Encode`] or [`TokenizerError::OutsideVocabulary`].
     pub fn encode(&self, text: &str) -> Result<Vec<TokenId>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, true);
         let encoding = encoding.map_err(|_| TokenizerError::Encode { bytes: text.len() })?;
-        Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
+        let ids = encoding.get_ids().iter();
+        ids.map(|id| self.known(*id)).collect()
+    }
+
+    fn known(&self, token: u32) -> Result<TokenId, TokenizerError> {
+        let vocab_size = self.vocab_size;
+        if usize::try_from(token).is_ok_and(|token| token < vocab_size) {
+            return Ok(TokenId(token));
+        }
+        Err(TokenizerError::OutsideVocabulary { token, vocab_size })
     }
 
     /// The text of tokens, without special tokens.
@@ -171,5 +199,29 @@ impl<'a> TextStream<'a> {
         self.tokens.drain(..keep);
         self.shown = self.tokens.len();
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn published(change: impl FnOnce(&mut Value)) -> Result<TextTokenizer, String> {
+        let mut value = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 9}, "merges": ["a b"]},
+        });
+        change(&mut value);
+        TextTokenizer::from_json(value.to_string().as_bytes(), 3)
+    }
+
+    #[test]
+    fn a_token_without_weights_is_refused_where_it_occurs() {
+        let tokenizer = published(|_| {}).unwrap();
+        assert_eq!(tokenizer.encode("ba").unwrap(), [TokenId(1), TokenId(0)]);
+        let error = tokenizer.encode("ab").unwrap_err().to_string();
+        assert_eq!(error, "token 9 is outside the model's vocabulary of 3");
     }
 }
