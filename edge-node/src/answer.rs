@@ -3,18 +3,18 @@
 //!
 //! Nothing here is async and nothing here sends anything anywhere.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use edgeprompt_engine::{
-    CloudSegment, Progress, Sequence, SequenceOptions, greedy, prefill_segment, view_from_layer,
-};
+use edgeprompt_engine::{CloudSegment, Progress, Sequence, SequenceOptions, greedy};
 use edgeprompt_kv::{LayerIndex, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_telemetry::names;
-use edgeprompt_telemetry::timeline::{LayerTimeline, Span};
-use edgeprompt_transport::ReceivedLayer;
+use edgeprompt_telemetry::timeline::LayerTimeline;
 
-use crate::cloud_prompt::{Arrival, CloudPrompt};
+use crate::cloud_prompt::{CloudPrompt, Loss};
+use crate::patience::Patience;
+use crate::private::PrivateTokens;
+use crate::public_layers::PublicLayers;
 
 /// Where the public part of the prompt comes from.
 #[derive(Debug)]
@@ -25,6 +25,13 @@ pub enum Cloud {
     Present(CloudSegment),
     /// Its layers are on their way.
     Arriving(CloudPrompt),
+    /// Its layers will not come; its tokens are known, so they are computed here.
+    Unavailable {
+        /// The public tokens.
+        tokens: Vec<TokenId>,
+        /// Why the cloud does not send the layers.
+        loss: Loss,
+    },
 }
 
 /// When to stop before `max_tokens`.
@@ -41,21 +48,26 @@ pub enum Stop {
 pub struct Question<'a> {
     /// The model.
     pub model: &'a Model,
-    /// The private tokens.
-    pub private: &'a [TokenId],
+    /// The private tokens; at least one.
+    pub private: &'a PrivateTokens,
     /// How the sequence attends.
     pub options: SequenceOptions,
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// What ends it earlier.
     pub stop: Stop,
+    /// How long to wait for the cloud.
+    pub patience: Patience,
     /// When the user asked.
     pub asked_at: Instant,
 }
 
-/// Something that happened on the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Something that happened on the way. Deliberately not `Debug`: a token follows from the private
+/// prompt.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// The cloud has computed so many layers and begun to send them.
+    LayersComputed(usize),
     /// A layer of the cloud prompt arrived.
     LayerArrived(LayerIndex),
     /// A layer of the first pass is done.
@@ -78,7 +90,7 @@ pub enum Finish {
 /// The outcome. Deliberately not `Debug`: the tokens follow from the private prompt.
 pub struct Answer {
     /// The tokens generated, an end-of-sequence token not among them unless it was ignored.
-    pub tokens: Vec<TokenId>,
+    pub tokens: PrivateTokens,
     /// Why it ended.
     pub finish: Finish,
     /// Where the time went until the first token.
@@ -96,19 +108,8 @@ pub struct Answer {
 pub struct Recomputed {
     /// How many.
     pub layer_count: usize,
-    /// What the network side said.
-    pub reason: String,
-}
-
-/// The layers of a cloud prompt as this edge sees them.
-struct Layers<'a> {
-    model: &'a Model,
-    segment: CloudSegment,
-    source: Option<CloudPrompt>,
-    asked_at: Instant,
-    timeline: LayerTimeline,
-    received_bytes: u64,
-    recomputed: Option<Recomputed>,
+    /// Why they did not come.
+    pub loss: Loss,
 }
 
 /// Answers a question and tells `on` what happens.
@@ -117,33 +118,37 @@ struct Layers<'a> {
 /// If the question has no private token: the model needs one to continue from.
 pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) -> Answer {
     let (model, asked_at) = (question.model, question.asked_at);
-    let mut layers = Layers::new(model, cloud, asked_at);
-    let segment = layers.has_cloud().then(|| layers.segment.clone());
+    let mut layers = PublicLayers::new(question, cloud);
+    let segment = layers.segment();
     let mut sequence = Sequence::new(model, segment.clone(), question.options);
-    sequence.begin(question.private);
+    sequence.begin(question.private.for_engine());
     let last = LayerIndex(model.geometry.layer_count() - 1);
     let first = loop {
         layers.take_arrived(&mut on);
         let start = Instant::now();
         match sequence.advance() {
             Progress::NeedsLayer(layer) => {
-                layers.computed(layer, start);
+                layers.worked(layer, start);
                 layers.wait_for(layer, &mut on);
             }
             Progress::LayerDone(layer) => {
-                layers.computed(layer, start);
+                layers.worked(layer, start);
                 on(Event::LayerUsed(layer));
             }
             Progress::Complete => {
                 // The head is the tail of the last layer's work.
                 let first = greedy(&sequence.logits());
-                layers.computed(last, start);
+                layers.worked(last, start);
                 on(Event::LayerUsed(last));
                 break first;
             }
         }
     };
     layers.timeline.ttft = Some(asked_at.elapsed());
+    if layers.received_bytes > 0 {
+        metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
+            .record(layers.timeline.transfer_time());
+    }
     metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(asked_at.elapsed());
     let (tokens, finish) = generate(question, &mut sequence, first, &mut on);
     Answer {
@@ -161,8 +166,8 @@ fn generate(
     sequence: &mut Sequence<'_>,
     first: TokenId,
     on: &mut impl FnMut(Event),
-) -> (Vec<TokenId>, Finish) {
-    let mut tokens = Vec::new();
+) -> (PrivateTokens, Finish) {
+    let mut tokens = PrivateTokens::default();
     let mut next = first;
     loop {
         let ended = question.model.config.eos.contains(&next);
@@ -180,141 +185,5 @@ fn generate(
         let start = Instant::now();
         next = sequence.next_greedy(&[next]);
         metrics::histogram!(names::EDGE_INTER_TOKEN_LATENCY_SECONDS).record(start.elapsed());
-    }
-}
-
-impl<'a> Layers<'a> {
-    fn new(model: &'a Model, cloud: Cloud, asked_at: Instant) -> Self {
-        let (segment, source) = match cloud {
-            Cloud::Absent => (CloudSegment::empty(&model.geometry, 0), None),
-            Cloud::Present(segment) => (segment, None),
-            Cloud::Arriving(prompt) => {
-                let end = prompt.manifest.end().0;
-                (CloudSegment::empty(&model.geometry, end), Some(prompt))
-            }
-        };
-        Self {
-            model,
-            segment,
-            source,
-            asked_at,
-            timeline: LayerTimeline::with_layers(model.decoder.layers().len()),
-            received_bytes: 0,
-            recomputed: None,
-        }
-    }
-
-    fn has_cloud(&self) -> bool {
-        !self.segment.range().is_empty()
-    }
-
-    fn since_asked(&self, instant: Instant) -> Duration {
-        instant.saturating_duration_since(self.asked_at)
-    }
-
-    fn computed(&mut self, layer: LayerIndex, start: Instant) {
-        let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
-        self.timeline.layers[layer.as_usize()]
-            .edge_compute
-            .push(span);
-    }
-
-    /// Takes what has arrived without waiting for more.
-    fn take_arrived(&mut self, on: &mut impl FnMut(Event)) {
-        while let Some(arrival) = self
-            .source
-            .as_ref()
-            .and_then(|source| source.arrivals.try_recv().ok())
-        {
-            self.take(arrival, on);
-        }
-    }
-
-    /// Waits until a layer is there, computing it here if it will not come.
-    fn wait_for(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
-        let start = Instant::now();
-        while self.segment.layers.get(layer).is_none() {
-            let arrival = self.source.as_ref().map(|source| source.arrivals.recv());
-            match arrival {
-                Some(Ok(arrival)) => self.take(arrival, on),
-                Some(Err(_)) | None => self.compute_missing("the cloud sent no more".to_owned()),
-            }
-        }
-        metrics::histogram!(names::EDGE_KV_LAYER_WAIT_SECONDS).record(start.elapsed());
-        let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
-        self.timeline.layers[layer.as_usize()].edge_wait = Some(span);
-    }
-
-    fn take(&mut self, arrival: Arrival, on: &mut impl FnMut(Event)) {
-        match arrival {
-            Arrival::Layer(received) => {
-                let layer = received.layer;
-                self.record(&received);
-                let view = view_from_layer(
-                    &received.kv,
-                    &self.model.geometry,
-                    &self.model.decoder.device(),
-                );
-                // A layer that was computed here in the meantime is as good.
-                let _ = self.segment.layers.fill(layer, view);
-                on(Event::LayerArrived(layer));
-            }
-            Arrival::Lost(reason) => self.compute_missing(reason),
-        }
-    }
-
-    fn record(&mut self, received: &ReceivedLayer) {
-        let wire = Span::new(
-            self.since_asked(received.first_byte_at),
-            self.since_asked(received.last_byte_at),
-        );
-        self.received_bytes += received.kv.payload().len() as u64;
-        metrics::counter!(names::EDGE_KV_BYTES_RECEIVED_TOTAL)
-            .increment(received.kv.payload().len() as u64);
-        metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS).record(wire.duration());
-        let times = &mut self.timeline.layers[received.layer.as_usize()];
-        times.wire = Some(wire);
-        let timings = received.timings;
-        // A stored layer was computed before anyone asked.
-        if let Some(source) = self.source.as_ref().filter(|_| timings.compute_end_us > 0) {
-            let cloud_clock = source
-                .received_by_cloud_at
-                .saturating_duration_since(self.asked_at);
-            let start = Duration::from_micros(timings.compute_start_us);
-            let length = timings
-                .compute_end_us
-                .saturating_sub(timings.compute_start_us);
-            let span = Span::starting_at(start, Duration::from_micros(length));
-            times.cloud_compute = Some(span.delayed_by(cloud_clock));
-        }
-    }
-
-    /// Computes every missing layer from the public tokens: a cloud that fails costs time, never
-    /// the answer.
-    fn compute_missing(&mut self, reason: String) {
-        let Some(source) = &self.source else { return };
-        let missing = self.segment.layers.missing().count();
-        if missing == 0 {
-            return;
-        }
-        tracing::warn!(
-            missing,
-            reason,
-            "cloud layers did not come and are computed here"
-        );
-        metrics::counter!(names::EDGE_KV_LAYERS_RECOMPUTED_TOTAL, names::REASON => "lost")
-            .increment(missing as u64);
-        prefill_segment(self.model, &source.manifest.tokens, |layer, view| {
-            // A layer that did arrive is kept.
-            let _ = self.segment.layers.fill(layer, view);
-        });
-        let before = self
-            .recomputed
-            .as_ref()
-            .map_or(0, |before| before.layer_count);
-        self.recomputed = Some(Recomputed {
-            layer_count: before + missing,
-            reason,
-        });
     }
 }

@@ -1,8 +1,9 @@
 //! `edge-node ask`: one private prompt, answered on the terminal.
 
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -10,22 +11,27 @@ use cloud_node::launch::{Exit, Failure, ModelArgs};
 use edgeprompt_attention::Fusion;
 use edgeprompt_engine::SequenceOptions;
 use edgeprompt_kv::TokenId;
-use edgeprompt_model::{Model, TextStream};
+use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt};
 use edgeprompt_telemetry::gantt::{self, ColourMode, GanttStyle};
-use edgeprompt_transport::{EdgeIdentity, SentMessages};
+use edgeprompt_transport::EdgeIdentity;
 
-use crate::answer::{Answer, Cloud, Event, Question, Stop, answer};
+use crate::answer::{Answer, Cloud, Question, Stop, answer};
 use crate::cloud_prompt::CloudPrompt;
-use crate::layer_bar::LayerBar;
 use crate::link;
+use crate::patience::Patience;
+use crate::private::{PrivateText, PrivateTokens};
+use crate::speech::Speech;
+
+/// How long the program stays for a fetch that is under way when the answer is there.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Arguments of `edge-node ask`.
 #[derive(Args)]
 pub struct AskArgs {
     /// The private prompt; it never leaves this node
     #[arg(value_name = "PRIVATE_TEXT", required_unless_present = "token_ids")]
-    private_text: Option<String>,
+    private_text: Option<PrivateText>,
     /// The private prompt as token ids, comma-separated
     #[arg(
         long,
@@ -45,6 +51,9 @@ pub struct AskArgs {
     /// Compute everything here, in one piece, without a cloud
     #[arg(long)]
     local: bool,
+    /// Fail rather than compute layers here that the cloud does not send
+    #[arg(long, conflicts_with = "local", env = "EDGE_REQUIRE_CLOUD")]
+    require_cloud: bool,
     #[command(flatten)]
     public: PublicArgs,
     #[command(flatten)]
@@ -53,8 +62,8 @@ pub struct AskArgs {
     #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
     identity: Option<PathBuf>,
     /// Most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 256, env = "EDGE_MAX_TOKENS")]
-    max_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "256", env = "EDGE_MAX_TOKENS")]
+    max_tokens: NonZeroUsize,
     /// Go on after the model's end-of-sequence token
     #[arg(long)]
     ignore_eos: bool,
@@ -108,13 +117,9 @@ impl PublicArgs {
     /// The public part without asking anybody.
     fn known(&self, model: &Model) -> Result<Public, Failure> {
         if self.cloud_prompt.is_some() {
-            let error = anyhow!(
+            return Err(usage(anyhow!(
                 "--local cannot know the text behind --cloud-prompt: give --cloud-text or --cloud-token-ids"
-            );
-            return Err(Failure {
-                exit: Exit::Usage,
-                error,
-            });
+            )));
         }
         let (tokens, text) = match (&self.cloud_text, &self.cloud_token_ids) {
             (Some(text), _) => {
@@ -142,60 +147,91 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
         return run_local(args, &model);
     }
     let Some(prompt) = args.public.prompt_ref() else {
-        let error = anyhow!(
+        return Err(usage(anyhow!(
             "no cloud prompt: give --cloud-prompt NAME, --cloud-text or --cloud-token-ids, or --local"
-        );
-        return Err(Failure {
-            exit: Exit::Usage,
-            error,
-        });
+        )));
     };
     let identity = EdgeIdentity::load(&link::identity_dir(args.identity.as_ref())?)
         .context("run `edge-node join TOKEN` first")
         .map_err(Failure::of(Exit::Usage))?;
-    // Layers arrive on these threads while the model computes on this one.
+    // Layers arrive on this thread while the model computes on the main one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(Failure::of(Exit::Usage))?;
+    let uplink = runtime.block_on(link::uplink(&args.cloud, &identity))?;
     let asked_at = Instant::now();
-    let (link, prompt) = runtime.block_on(async {
-        let link = link::connect(&args.cloud, &identity, SentMessages::new()).await?;
-        let prompt = CloudPrompt::fetch(&link, model.digest, prompt).await;
-        Ok::<_, Failure>((link, prompt.map_err(link::fetch_failure)?))
-    })?;
-    let public = Public {
-        tokens: prompt.manifest.tokens.clone(),
-        text: prompt.manifest.text.clone(),
+    let fetched = runtime.block_on(CloudPrompt::fetch(&uplink, &model, prompt));
+    // The link closes when the layers are in, whatever the private prompt is and however long the
+    // answer takes.
+    let closing = runtime.spawn(uplink.close(CLOSE_PATIENCE + FETCH_PATIENCE));
+    let done = fetched
+        .map(Fetched::Prompt)
+        .or_else(
+            |error| match args.public.cloud_prompt.is_none() && !args.require_cloud {
+                // Who knows the public part needs no cloud.
+                true => Ok(Fetched::Nothing(error)),
+                false => Err(link::cloud_failure(error)),
+            },
+        )
+        .and_then(|fetched| answer_with(args, &model, fetched, asked_at));
+    let _ = runtime.block_on(async { tokio::time::timeout(CLOSE_PATIENCE, closing).await });
+    done
+}
+
+/// How long a fetch may go on behind an answer in a process that lives on.
+const FETCH_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What asking the cloud brought.
+enum Fetched {
+    Prompt(CloudPrompt),
+    Nothing(crate::cloud_prompt::CloudPromptError),
+}
+
+fn answer_with(
+    args: &AskArgs,
+    model: &Model,
+    fetched: Fetched,
+    asked_at: Instant,
+) -> Result<(), Failure> {
+    let (public, cloud) = match fetched {
+        Fetched::Prompt(prompt) => {
+            let (tokens, text) = (prompt.manifest.tokens.clone(), prompt.manifest.text.clone());
+            (Public { tokens, text }, Cloud::Arriving(prompt))
+        }
+        Fetched::Nothing(error) => {
+            let public = args.public.known(model)?;
+            let (tokens, loss) = (public.tokens.clone(), error.loss());
+            (public, Cloud::Unavailable { tokens, loss })
+        }
     };
-    let private = private_tokens(args, &model, &public)?;
-    check_length(&model, public.tokens.len() + private.len())?;
-    let context = [public.tokens.as_slice(), &private].concat();
-    let answered = generate(
-        args,
-        &model,
-        (&private, &context),
-        Cloud::Arriving(prompt),
-        asked_at,
-    )?;
-    report(args, &answered);
-    drop(link);
-    Ok(())
+    let private = private_tokens(args, model, &public)?;
+    check_length(model, public.tokens.len() + private.len())?;
+    let answered = generate(args, model, (&public, &private), cloud, asked_at)?;
+    report(args, &answered)
 }
 
 fn run_local(args: &AskArgs, model: &Model) -> Result<(), Failure> {
     let asked_at = Instant::now();
     let public = args.public.known(model)?;
-    let mut whole = public.tokens.clone();
-    whole.extend(private_tokens(args, model, &public)?);
+    let private = private_tokens(args, model, &public)?;
+    let whole = [public.tokens.as_slice(), private.for_engine()].concat();
     check_length(model, whole.len())?;
-    let answered = generate(args, model, (&whole, &whole), Cloud::Absent, asked_at)?;
-    report(args, &answered);
-    Ok(())
+    let nothing = Public {
+        tokens: Vec::new(),
+        text: None,
+    };
+    let whole = PrivateTokens::new(whole);
+    let answered = generate(args, model, (&nothing, &whole), Cloud::Absent, asked_at)?;
+    report(args, &answered)
 }
 
-fn private_tokens(args: &AskArgs, model: &Model, public: &Public) -> Result<Vec<TokenId>, Failure> {
+fn private_tokens(
+    args: &AskArgs,
+    model: &Model,
+    public: &Public,
+) -> Result<PrivateTokens, Failure> {
     let tokens = match (&args.token_ids, &args.private_text) {
         (Some(ids), _) => token_ids(ids),
         (None, Some(text)) => private_tokens_of_text(args, model, public, text)?,
@@ -206,23 +242,24 @@ fn private_tokens(args: &AskArgs, model: &Model, public: &Public) -> Result<Vec<
         .iter()
         .chain(&public.tokens)
         .any(|token| token.0 as usize >= vocab_size);
-    let error = match (tokens.is_empty(), outside) {
-        (true, _) => anyhow!("the private prompt is empty: give at least one token"),
-        (_, true) => anyhow!("a token id is outside the vocabulary of {vocab_size}"),
-        (false, false) => return Ok(tokens),
-    };
-    Err(Failure {
-        exit: Exit::Usage,
-        error,
-    })
+    match (tokens.is_empty(), outside) {
+        (true, _) => Err(usage(anyhow!(
+            "the private prompt is empty: give at least one token"
+        ))),
+        (_, true) => Err(usage(anyhow!(
+            "a token id is outside the vocabulary of {vocab_size}"
+        ))),
+        (false, false) => Ok(PrivateTokens::new(tokens)),
+    }
 }
 
 fn private_tokens_of_text(
     args: &AskArgs,
     model: &Model,
     public: &Public,
-    text: &str,
+    text: &PrivateText,
 ) -> Result<Vec<TokenId>, Failure> {
+    let text = text.for_tokenizer();
     let tokenizer = model.tokenizer().map_err(Failure::of(Exit::Usage))?;
     if public.tokens.is_empty() {
         return tokenizer.encode(text).map_err(Failure::of(Exit::Usage));
@@ -243,10 +280,12 @@ fn private_tokens_of_text(
             }
             Ok(tokens)
         }
-        Err(error) => Err(Failure {
-            exit: Exit::Usage,
-            error: anyhow::Error::from(error).context("use --allow-inexact-cut to go on anyway"),
-        }),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            Err(usage(
+                error.context("use --allow-inexact-cut to go on anyway"),
+            ))
+        }
     }
 }
 
@@ -255,19 +294,15 @@ fn check_length(model: &Model, prompt_len: usize) -> Result<(), Failure> {
     if prompt_len < context_len_max {
         return Ok(());
     }
-    let error = anyhow!(
+    Err(usage(anyhow!(
         "the prompt has {prompt_len} tokens and the model's context {context_len_max}: shorten it"
-    );
-    Err(Failure {
-        exit: Exit::Usage,
-        error,
-    })
+    )))
 }
 
 fn generate(
     args: &AskArgs,
     model: &Model,
-    (private, context): (&[TokenId], &[TokenId]),
+    (public, private): (&Public, &PrivateTokens),
     cloud: Cloud,
     asked_at: Instant,
 ) -> Result<Answer, Failure> {
@@ -278,59 +313,42 @@ fn generate(
             fusion: args.fusion,
             private_start: None,
         },
-        max_tokens: args.max_tokens,
+        max_tokens: args.max_tokens.get(),
         stop: if args.ignore_eos {
             Stop::AtLengthOnly
         } else {
             Stop::AtEndOfSequence
         },
+        patience: if args.require_cloud {
+            Patience::Unlimited
+        } else {
+            Patience::Estimated
+        },
         asked_at,
     };
-    let mut text = match args.print_token_ids {
-        true => None,
-        false => model
-            .tokenizer()
-            .ok()
-            .map(|tokenizer| TextStream::after(tokenizer, context)),
+    let context = [public.tokens.as_slice(), private.for_engine()].concat();
+    let tokenizer = if args.print_token_ids {
+        None
+    } else {
+        model.tokenizer().ok()
     };
-    let mut bar = LayerBar::new(model.config.layer_count);
     let mut out = std::io::stdout();
-    let mut failed = None;
-    let answered = answer(&question, cloud, |event| {
-        bar.show(event);
-        if let (Event::Token(token), Some(stream)) = (event, &mut text) {
-            let shown = stream
-                .push(token)
-                .map_err(anyhow::Error::from)
-                .and_then(|piece| {
-                    write!(out, "{piece}")?;
-                    Ok(out.flush()?)
-                });
-            failed = failed.take().or_else(|| shown.err());
-        }
-    });
-    let ended = match text {
-        None => writeln!(out, "{}", joined(&answered.tokens)),
-        Some(_) => writeln!(out),
-    };
-    failed = failed.or_else(|| ended.err().map(anyhow::Error::from));
-    match failed {
-        Some(error) => Err(Failure {
-            exit: Exit::Usage,
-            error,
-        }),
-        None => Ok(answered),
+    let mut speech = Speech::new(tokenizer, &context, model.config.layer_count, &mut out);
+    let answered = answer(&question, cloud, |event| speech.hear(event));
+    speech.finish().map_err(Failure::of(Exit::Usage))?;
+    if tokenizer.is_none() {
+        let ids = answered
+            .tokens
+            .for_engine()
+            .iter()
+            .map(|token| token.0.to_string());
+        let line = ids.collect::<Vec<_>>().join(",");
+        writeln!(out, "{line}").map_err(Failure::of(Exit::Usage))?;
     }
+    Ok(answered)
 }
 
-fn report(args: &AskArgs, answered: &Answer) {
-    if let Some(recomputed) = &answered.recomputed {
-        let count = recomputed.layer_count;
-        eprintln!(
-            "{count} layers were computed here, not received: {}",
-            recomputed.reason
-        );
-    }
+fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
     if args.timeline {
         let colour = match std::io::stderr().is_terminal() {
             true => ColourMode::Ansi,
@@ -342,14 +360,34 @@ fn report(args: &AskArgs, answered: &Answer) {
         };
         eprint!("{}", gantt::render(&answered.timeline, style));
     }
+    let Some(recomputed) = &answered.recomputed else {
+        return Ok(());
+    };
+    let (count, loss) = (recomputed.layer_count, &recomputed.loss);
+    if args.require_cloud {
+        let error = anyhow!(
+            "{count} layers did not come from the cloud: {}",
+            loss.detail
+        );
+        return Err(Failure {
+            exit: link::loss_exit(loss.reason),
+            error,
+        });
+    }
+    eprintln!(
+        "{count} layers were computed here, not received: {}",
+        loss.detail
+    );
+    Ok(())
+}
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure {
+        exit: Exit::Usage,
+        error,
+    }
 }
 
 fn token_ids(ids: &[u32]) -> Vec<TokenId> {
     ids.iter().copied().map(TokenId).collect()
-}
-
-/// Token ids as `ask` prints them: comma-separated.
-pub fn joined(tokens: &[TokenId]) -> String {
-    let ids: Vec<String> = tokens.iter().map(|token| token.0.to_string()).collect();
-    ids.join(",")
 }

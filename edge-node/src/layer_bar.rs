@@ -12,6 +12,7 @@ use crate::answer::Event;
 pub struct LayerBar {
     bar: ProgressBar,
     layer_count: usize,
+    computed: usize,
     received: usize,
     used: usize,
 }
@@ -31,6 +32,7 @@ impl LayerBar {
         Self {
             bar,
             layer_count,
+            computed: 0,
             received: 0,
             used: 0,
         }
@@ -39,6 +41,7 @@ impl LayerBar {
     /// Shows an event; the first token ends the line.
     pub fn show(&mut self, event: Event) {
         match event {
+            Event::LayersComputed(count) => self.computed = count,
             Event::LayerArrived(_) => self.received += 1,
             Event::LayerUsed(layer) => self.used = self.used.max(layer.as_usize() + 1),
             Event::Token(_) => {
@@ -49,23 +52,23 @@ impl LayerBar {
         self.bar.set_message(self.line());
     }
 
-    /// `=` used, `-` received, `.` still to come.
+    /// `=` used, `-` received, `~` computed and on the wire, `.` still to come.
     fn line(&self) -> String {
         let cells = self.layer_count.min(CELLS_MAX);
         let scaled = |layers: usize| layers * cells / self.layer_count.max(1);
-        let (used, received) = (scaled(self.used), scaled(self.received.max(self.used)));
+        let received = self.received.max(self.used);
+        let computed = self.computed.max(received);
+        let (used, here, under_way) = (scaled(self.used), scaled(received), scaled(computed));
         let bar: String = (0..cells)
             .map(|cell| match cell {
                 cell if cell < used => '=',
-                cell if cell < received => '-',
+                cell if cell < here => '-',
+                cell if cell < under_way => '~',
                 _ => '.',
             })
             .collect();
-        let (received, count) = (self.received, self.layer_count);
-        format!(
-            "[{bar}] {received}/{count} received, {}/{count} used",
-            self.used
-        )
+        let (count, received, used) = (self.layer_count, self.received, self.used);
+        format!("[{bar}] {computed}/{count} computed, {received} received, {used} used")
     }
 }
 
@@ -78,12 +81,13 @@ mod tests {
     use edgeprompt_kv::LayerIndex;
 
     #[test]
-    fn the_line_tells_used_received_and_missing_apart() {
+    fn the_line_tells_the_states_of_layers_apart() {
         let mut bar = LayerBar::new(4);
-        for layer in [0, 1, 3] {
+        bar.show(Event::LayersComputed(3));
+        for layer in [0, 1] {
             bar.show(Event::LayerArrived(LayerIndex(layer)));
         }
         bar.show(Event::LayerUsed(LayerIndex(0)));
-        assert_eq!(bar.line(), "[=--.] 3/4 received, 1/4 used");
+        assert_eq!(bar.line(), "[=-~.] 3/4 computed, 2 received, 1 used");
     }
 }

@@ -4,5 +4,11 @@
 pub mod answer;
 pub mod ask;
 pub mod cloud_prompt;
+pub mod demo;
 pub mod layer_bar;
 pub mod link;
+pub mod patience;
+pub mod private;
+mod public_layers;
+mod speech;
+pub mod uplink;

@@ -1,14 +1,14 @@
-//! From an address and an identity to a link with a cloud, and the exit code of what goes wrong.
+//! From an address and an identity to a cloud, and the exit code of what goes wrong.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use cloud_node::launch::{Exit, Failure, default_identity_dir};
 use edgeprompt_protocol::Refusal;
-use edgeprompt_transport::{
-    CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, FetchError, LinkConfig, SentMessages,
-};
+use edgeprompt_transport::{ConnectError, EdgeIdentity, FetchError, LinkConfig};
+
+use crate::cloud_prompt::{CloudPromptError, LossReason};
+use crate::uplink::Uplink;
 
 /// The folder of this edge's identity.
 ///
@@ -20,40 +20,41 @@ pub fn identity_dir(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
         .map_err(Failure::of(Exit::Usage))
 }
 
-/// Links to the cloud at `host`, which is `NAME:PORT` or an address; what is sent is kept in
-/// `record`.
+/// The way to the cloud at `host`, which is `NAME:PORT` or an address; nothing is dialled yet.
 ///
 /// # Errors
-/// [`Failure`] with the exit code of what went wrong.
-pub async fn connect(
-    host: &str,
-    identity: &EdgeIdentity,
-    record: SentMessages,
-) -> Result<CloudLink, Failure> {
-    let mut addrs = tokio::net::lookup_host(host)
+/// [`Failure`] if `host` has no address or this machine no socket.
+pub async fn uplink(host: &str, identity: &EdgeIdentity) -> Result<Uplink, Failure> {
+    let addrs = tokio::net::lookup_host(host)
         .await
         .with_context(|| format!("{host} is not an address like 127.0.0.1:4433"))
         .map_err(Failure::of(Exit::Usage))?;
-    let addr = addrs
-        .next()
-        .with_context(|| format!("{host} has no address"))
-        .map_err(Failure::of(Exit::PeerUnreachable))?;
-    let endpoint = EdgeEndpoint::bind(any_port(addr), identity, LinkConfig::default())
-        .map_err(Failure::of(Exit::Usage))?;
-    let link = endpoint.connect_recorded(addr, record).await;
-    link.map_err(|error| Failure {
-        exit: connect_exit(&error),
-        error: error.into(),
-    })
+    let addrs: Vec<_> = addrs.collect();
+    let uplink = Uplink::new(&addrs, identity, LinkConfig::default());
+    uplink.map_err(Failure::of(Exit::Usage))
 }
 
-/// A free port on the interface that reaches `peer`; a loopback peer needs no other interface.
-fn any_port(peer: SocketAddr) -> SocketAddr {
-    match (peer, peer.ip().is_loopback()) {
-        (SocketAddr::V4(_), true) => (Ipv4Addr::LOCALHOST, 0).into(),
-        (SocketAddr::V4(_), false) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        (SocketAddr::V6(_), true) => (Ipv6Addr::LOCALHOST, 0).into(),
-        (SocketAddr::V6(_), false) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// The exit code of layers that did not come, for who will not compute them here.
+pub const fn loss_exit(reason: LossReason) -> Exit {
+    match reason {
+        LossReason::Unreachable | LossReason::LinkLost | LossReason::Stalled | LossReason::Slow => {
+            Exit::PeerUnreachable
+        }
+        LossReason::Refused => Exit::Usage,
+        LossReason::Corrupt => Exit::VerificationFailed,
+    }
+}
+
+/// A cloud prompt that did not come, with its exit code.
+pub fn cloud_failure(error: CloudPromptError) -> Failure {
+    let exit = match &error {
+        CloudPromptError::Connect(error) => connect_exit(error),
+        CloudPromptError::Fetch(error) => fetch_exit(error),
+        CloudPromptError::Manifest(_) => Exit::VerificationFailed,
+    };
+    Failure {
+        exit,
+        error: error.into(),
     }
 }
 
@@ -72,9 +73,8 @@ const fn connect_exit(error: &ConnectError) -> Exit {
     }
 }
 
-/// A failed fetch with its exit code.
-pub fn fetch_failure(error: FetchError) -> Failure {
-    let exit = match &error {
+const fn fetch_exit(error: &FetchError) -> Exit {
+    match error {
         FetchError::Refused(Refusal::ModelMismatch { .. }) | FetchError::DigestMismatch { .. } => {
             Exit::ModelMismatch
         }
@@ -91,9 +91,5 @@ pub fn fetch_failure(error: FetchError) -> Failure {
         | FetchError::Decode(_)
         | FetchError::Frame(_)
         | FetchError::WrongKind => Exit::VerificationFailed,
-    };
-    Failure {
-        exit,
-        error: error.into(),
     }
 }

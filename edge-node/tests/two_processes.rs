@@ -1,5 +1,7 @@
 //! The main job as a user runs it: two programs, real QUIC, the tokens that llama.cpp gives.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use edgeprompt_testkit::fixtures::trained_model;
@@ -116,6 +118,17 @@ fn every_fusion_is_offered_and_the_exact_ones_agree() {
     assert_ne!(ids("exact"), ids("fixed:0.5"), "a fixed α is not attention");
 }
 
+const SECRET: &str = "me canaryword";
+
+/// A failed run: its exit code, words of its message, and nothing of the private text, however much
+/// it logs.
+fn refused(output: &std::process::Output, exit: i32, words: &str) {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(exit), "{said}");
+    assert!(said.contains(words), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+}
+
 #[test]
 fn failures_have_their_exit_codes_and_keep_the_private_text_to_themselves() {
     let Some(folder) = trained_model("stories260K") else {
@@ -123,64 +136,20 @@ fn failures_have_their_exit_codes_and_keep_the_private_text_to_themselves() {
     };
     let model = folder.to_str().unwrap();
     let cluster = Cluster::start(&["--model", model], &[("inside", "Once upon a ti")]);
-    let secret = "me canaryword";
-    let check = |output: std::process::Output, exit: i32, words: &str| {
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(exit), "{said}");
-        assert!(said.contains(words), "{said}");
-        assert!(!said.contains("canary"), "{said}");
-    };
-    check(
-        cluster.ask(&["--cloud-prompt", "missing", secret]),
-        2,
-        "no prompt named missing",
-    );
-    check(
-        cluster.ask(&["--cloud-prompt", "inside", secret]),
-        2,
-        "not at a token boundary",
-    );
-    check(
-        cluster.ask(&["--cloud-text", "Once", "--token-ids", "99999"]),
-        2,
-        "vocabulary of 512",
-    );
-    check(
-        cluster.ask_as("nobody", &["--cloud-prompt", "inside", secret]),
-        2,
-        "edge-node join",
-    );
-
-    let second = run(&mut cluster.join("thief"));
-    assert!(
-        second.status.success(),
-        "joining is offline, so a copied token is noticed later"
-    );
-    let first = cluster.ask(&["--cloud-text", "Once", "--max-tokens", "1", " upon"]);
-    assert!(first.status.success(), "{}", stderr(&first));
-    check(
-        cluster.ask_as("thief", &["--cloud-prompt", "inside", secret]),
-        5,
-        "already used",
-    );
-
-    let identity = cluster.dir.path().join("edge");
-    let mut elsewhere = std::process::Command::new(edge_node());
-    elsewhere.args([
-        "ask",
-        "--model",
-        model,
-        "--cloud",
-        "127.0.0.1:1",
-        "--cloud-text",
-        "Once",
-    ]);
-    check(
-        run(elsewhere.arg("--identity").arg(&identity).arg(secret)),
+    let inside = ["--cloud-prompt", "inside", SECRET];
+    let missing = ["--cloud-prompt", "missing", SECRET];
+    refused(&cluster.ask(&missing), 2, "no prompt named missing");
+    refused(&cluster.ask(&inside), 2, "not at a token boundary");
+    let outside = ["--cloud-text", "Once", "--token-ids", "99999"];
+    refused(&cluster.ask(&outside), 2, "vocabulary of 512");
+    refused(&cluster.ask_as("nobody", &inside), 2, "edge-node join");
+    refused(
+        &cluster.ask_elsewhere("127.0.0.1:1", &inside),
         3,
         "no cloud answers",
     );
 
+    let identity = cluster.dir.path().join("edge");
     let mut other = std::process::Command::new(edge_node());
     other.args([
         "ask",
@@ -191,12 +160,72 @@ fn failures_have_their_exit_codes_and_keep_the_private_text_to_themselves() {
         "--token-ids",
         "5",
     ]);
-    other.args(["--cloud", &cluster.addr, "--cloud-token-ids", "1,2"]);
-    check(
-        run(other.arg("--identity").arg(&identity)),
-        4,
-        "same model files",
+    other.args([
+        "--cloud",
+        &cluster.addr,
+        "--cloud-prompt",
+        "inside",
+        "--identity",
+    ]);
+    refused(&run(other.arg(&identity)), 4, "same model files");
+}
+
+#[test]
+fn a_copied_token_is_of_no_use_once_its_owner_has_connected() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let cluster = Cluster::start(&["--model", folder.to_str().unwrap()], &[]);
+    let copied = run(&mut cluster.join("thief"));
+    assert!(
+        copied.status.success(),
+        "joining is offline, so a copy is noticed later"
     );
+    let args = [
+        "--require-cloud",
+        "--cloud-text",
+        "Once",
+        "--max-tokens",
+        "1",
+        " upon",
+    ];
+    let owner = cluster.ask(&args);
+    assert!(owner.status.success(), "{}", stderr(&owner));
+    refused(&cluster.ask_as("thief", &args), 5, "already used");
+    assert!(cluster.ask(&args).status.success(), "the owner goes on");
+
+    let again = run(&mut cluster.join("edge"));
+    refused(&again, 2, "--replace");
+    assert!(run(cluster.join("edge").arg("--replace")).status.success());
+}
+
+#[test]
+fn a_public_part_that_is_known_needs_no_cloud() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let cluster = Cluster::start(&["--model", folder.to_str().unwrap()], &[]);
+    let args = [
+        "--cloud-text",
+        "Once upon a time",
+        "--max-tokens",
+        "24",
+        ", there was a dog.",
+    ];
+    let with = cluster.ask(&args);
+    let without = cluster.ask_elsewhere("127.0.0.1:1", &args);
+    assert!(
+        with.status.success() && without.status.success(),
+        "{}",
+        stderr(&without)
+    );
+    assert_eq!(stdout(&without), stdout(&with));
+    assert!(
+        stderr(&without).contains("5 layers were computed here"),
+        "{}",
+        stderr(&without)
+    );
+    assert!(stderr(&with).is_empty(), "{}", stderr(&with));
 }
 
 #[test]

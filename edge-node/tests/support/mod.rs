@@ -70,16 +70,25 @@ impl Cluster {
 
     /// `edge-node ask` of the edge that joined.
     pub(crate) fn ask(&self, args: &[&str]) -> Output {
-        self.ask_as("edge", args)
+        self.asking("edge", &self.addr, args)
     }
 
     /// `edge-node ask` with another identity folder.
     pub(crate) fn ask_as(&self, identity: &str, args: &[&str]) -> Output {
+        self.asking(identity, &self.addr, args)
+    }
+
+    /// `edge-node ask` with another cloud.
+    pub(crate) fn ask_elsewhere(&self, addr: &str, args: &[&str]) -> Output {
+        self.asking("edge", addr, args)
+    }
+
+    fn asking(&self, identity: &str, addr: &str, args: &[&str]) -> Output {
         let mut command = Command::new(edge_node());
         command
             .arg("ask")
             .args(&self.model)
-            .args(["--cloud", &self.addr, "--identity"]);
+            .args(["--cloud", addr, "--identity"]);
         run(command.arg(self.dir.path().join(identity)).args(args))
     }
 }

@@ -40,6 +40,8 @@ struct Route {
     layers: mpsc::Sender<LayerResult>,
     /// The layers whose streams have come.
     claimed: Mutex<BTreeSet<LayerIndex>>,
+    /// How many those are, for whoever wants to watch.
+    begun: watch::Sender<usize>,
 }
 
 /// A fetch's end of its route; dropping it closes the route.
@@ -48,6 +50,7 @@ pub(crate) struct OpenRoute {
     fetch: FetchId,
     manifest: watch::Sender<Option<Arc<Manifest>>>,
     pub(crate) layers: mpsc::Receiver<LayerResult>,
+    pub(crate) begun: watch::Receiver<usize>,
 }
 
 impl OpenRoute {
@@ -75,11 +78,12 @@ impl Routes {
         }
         let (sender, layers) = mpsc::channel(LAYERS_QUEUED_MAX);
         let manifest = watch::Sender::new(None);
-        let claimed = Mutex::default();
+        let (counting, begun) = watch::channel(0);
         let route = Route {
             manifest: manifest.clone(),
             layers: sender,
-            claimed,
+            claimed: Mutex::default(),
+            begun: counting,
         };
         routes.insert(fetch, Arc::new(route));
         Ok(OpenRoute {
@@ -87,6 +91,7 @@ impl Routes {
             fetch,
             manifest,
             layers,
+            begun,
         })
     }
 
@@ -186,10 +191,10 @@ impl Route {
     }
 
     fn claim(&self, layer: LayerIndex) -> bool {
-        self.claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(layer)
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = claimed.insert(layer);
+        self.begun.send_replace(claimed.len());
+        new
     }
 }
 

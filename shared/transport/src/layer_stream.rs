@@ -7,6 +7,7 @@ use std::time::Instant;
 use edgeprompt_kv::{LayerIndex, LayerKv};
 use edgeprompt_protocol::{HeaderMismatch, LayerTimings, Manifest, TrailerError};
 use quinn::{ReadError, RecvStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::close::LinkLost;
@@ -144,6 +145,11 @@ impl LayerStream {
     /// What the cloud promised; checked against what was asked for.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// How many layers the cloud has begun to send, as that number grows: each of them is computed.
+    pub fn begun(&self) -> watch::Receiver<usize> {
+        self.route.begun.clone()
     }
 
     /// Layers that neither came nor failed yet.

@@ -1,0 +1,133 @@
+//! This edge's way to its cloud: one link at a time, made again when it is gone, closed when no
+//! fetch needs it.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use edgeprompt_transport::{
+    BindError, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig, SentMessages,
+};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Links to one cloud. Clones share the link.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Ways to reach the cloud, tried in turn.
+    routes: Arc<[Route]>,
+    sent: SentMessages,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct Route {
+    endpoint: EdgeEndpoint,
+    addr: SocketAddr,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    link: Option<CloudLink>,
+    /// Fetches that still take layers in.
+    fetching: Vec<JoinHandle<()>>,
+}
+
+impl Uplink {
+    /// A way to the cloud at any of `addrs`; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn new(
+        addrs: &[SocketAddr],
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let route = |addr: &SocketAddr| -> Result<Route, BindError> {
+            let endpoint = EdgeEndpoint::bind(any_port(*addr), identity, config)?;
+            Ok(Route {
+                endpoint,
+                addr: *addr,
+            })
+        };
+        let routes = addrs.iter().map(route).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            routes: routes.into(),
+            sent: SentMessages::new(),
+            state: Arc::default(),
+        })
+    }
+
+    /// The link, dialled if there is none or the last one is lost.
+    ///
+    /// # Errors
+    /// [`ConnectError`] of the last address tried.
+    pub async fn link(&self) -> Result<CloudLink, ConnectError> {
+        let current = self.state().link.clone();
+        if let Some(link) = current.filter(|link| link.lost().is_none()) {
+            return Ok(link);
+        }
+        let mut failed = None;
+        for route in self.routes.iter() {
+            match route
+                .endpoint
+                .connect_recorded(route.addr, self.sent.clone())
+                .await
+            {
+                Ok(link) => {
+                    self.state().link = Some(link.clone());
+                    return Ok(link);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
+    }
+
+    /// What was sent to the cloud, in plaintext.
+    pub const fn sent(&self) -> &SentMessages {
+        &self.sent
+    }
+
+    /// Lets the fetches under way end, within `patience`, then closes the link and waits until the
+    /// cloud knows.
+    ///
+    /// A fetch runs to its end whatever became of the prompt it was for, so that how it ends does
+    /// not depend on that prompt.
+    pub async fn close(self, patience: Duration) {
+        let fetching = std::mem::take(&mut self.state().fetching);
+        let all_done = async {
+            for fetch in fetching {
+                // A fetch that panicked is over too.
+                let _ = fetch.await;
+            }
+        };
+        let _ = timeout(patience, all_done).await;
+        self.state().link = None;
+        for route in self.routes.iter() {
+            route.endpoint.clone().close().await;
+        }
+    }
+
+    /// Keeps track of a fetch.
+    pub(crate) fn track(&self, fetch: JoinHandle<()>) {
+        let mut state = self.state();
+        state.fetching.retain(|fetch| !fetch.is_finished());
+        state.fetching.push(fetch);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A free port on the interface that reaches `peer`; a loopback peer needs no other interface.
+fn any_port(peer: SocketAddr) -> SocketAddr {
+    match (peer, peer.ip().is_loopback()) {
+        (SocketAddr::V4(_), true) => (Ipv4Addr::LOCALHOST, 0).into(),
+        (SocketAddr::V4(_), false) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        (SocketAddr::V6(_), true) => (Ipv6Addr::LOCALHOST, 0).into(),
+        (SocketAddr::V6(_), false) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
