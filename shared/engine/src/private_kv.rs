@@ -101,3 +101,26 @@ impl LayerBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_released_layer_holds_nothing_and_can_be_used_again() {
+        let (device, geometry) = (Device::flex(), KvGeometry::new(2, 3, 4).unwrap());
+        let mut kv = PrivateKv::empty(&geometry, &device);
+        let new = || KvView {
+            keys: Tensor::ones([3, 100, 4], &device),
+            values: Tensor::ones([3, 100, 4], &device),
+        };
+        kv.append(LayerIndex(0), new());
+        kv.append(LayerIndex(1), new());
+        kv.release(LayerIndex(0));
+        assert_eq!(kv.len(LayerIndex(0)), 0);
+        assert_eq!(kv.layers[0].keys.dims(), [3, CAPACITY_MIN, 4]);
+        assert_eq!(kv.len(LayerIndex(1)), 100, "other layers stay");
+        kv.append(LayerIndex(0), new());
+        assert_eq!(kv.view(LayerIndex(0)).token_count(), 100);
+    }
+}

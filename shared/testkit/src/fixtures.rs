@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 ///
 /// `EDGEPROMPT_MODELS` names the folder that holds the models; without it, `../shared/models`
 /// beside the repository is looked at.
+///
+/// # Panics
+/// If it is not there and `EDGEPROMPT_REQUIRE_MODELS` is set, so that a run which is meant to prove
+/// something cannot pass by skipping.
 pub fn trained_model(name: &str) -> Option<PathBuf> {
     let folder = outside("EDGEPROMPT_MODELS", "models").join(name);
     if folder.join("config.json").is_file() {
         return Some(folder);
     }
+    let required = std::env::var_os("EDGEPROMPT_REQUIRE_MODELS").is_some();
+    assert!(!required, "no model at {}", folder.display());
     say_skipped("model", &folder);
     None
 }
