@@ -53,9 +53,22 @@ impl Failure {
         }
     }
 
+    /// The error and its causes, each said once: many errors already name their cause.
+    pub fn message(&self) -> String {
+        let mut message = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if message.is_empty() {
+                message = cause;
+            } else if !message.contains(&cause) {
+                message = format!("{message}: {cause}");
+            }
+        }
+        message
+    }
+
     /// Prints the error for a person and gives its exit code.
     pub fn report(&self, program: &str) -> ExitCode {
-        eprintln!("{program}: {:#}", self.error);
+        eprintln!("{program}: {}", self.message());
         self.exit.into()
     }
 }

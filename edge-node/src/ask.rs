@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use cloud_node::launch::{Exit, Failure, ModelArgs};
 use edgeprompt_attention::Fusion;
 use edgeprompt_engine::SequenceOptions;
@@ -89,7 +90,7 @@ struct PublicArgs {
     #[arg(long, value_name = "NAME", env = "EDGE_CLOUD_PROMPT")]
     cloud_prompt: Option<PromptName>,
     /// Text that you declare public: it is sent to the cloud
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     cloud_text: Option<String>,
     /// Token ids that you declare public, comma-separated: they are sent to the cloud
     #[arg(long, value_name = "IDS", value_delimiter = ',')]

@@ -138,6 +138,7 @@ impl CloudPrompt {
             // A link that was lost while idle shows only now, and a cloud that stops mid-answer may
             // be about to come back: worth one more try.
             Err(CloudPromptError::Fetch(FetchError::Lost(_) | FetchError::NoAnswer)) => {
+                uplink.forget();
                 request.send().await?
             }
             sent => sent?,

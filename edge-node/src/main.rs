@@ -48,7 +48,8 @@ enum Command {
 #[derive(Args)]
 struct JoinArgs {
     /// The join token
-    token: JoinToken,
+    // Parsed later: a parse error here would print the token, which holds a key.
+    token: String,
     /// Folder of this edge's identity [default: the XDG configuration folder]
     #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
     identity: Option<PathBuf>,
@@ -78,8 +79,8 @@ fn main() -> ExitCode {
 
 fn join(args: &JoinArgs) -> Result<(), Failure> {
     let dir = link::identity_dir(args.identity.as_ref())?;
-    let identity =
-        EdgeIdentity::join(&args.token).map_err(Failure::of(Exit::VerificationFailed))?;
+    let token: JoinToken = args.token.parse().map_err(Failure::of(Exit::Usage))?;
+    let identity = EdgeIdentity::join(&token).map_err(Failure::of(Exit::VerificationFailed))?;
     if args.replace && dir.exists() {
         let aside = dir.with_extension("old");
         std::fs::rename(&dir, &aside)

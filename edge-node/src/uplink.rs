@@ -85,6 +85,11 @@ impl Uplink {
         Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
     }
 
+    /// Gives the link up, so that the next one is new.
+    pub(crate) fn forget(&self) {
+        self.state().link = None;
+    }
+
     /// What was sent to the cloud, in plaintext.
     pub const fn sent(&self) -> &SentMessages {
         &self.sent

@@ -61,9 +61,12 @@ pub(super) struct Indented<W>(pub(super) W);
 impl<W: Write> Write for Indented<W> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         // The model's own line breaks would leave the page's margin; the last one ends the answer.
-        match text {
-            [b'\n'] => self.0.write_all(b"\n\n")?,
-            _ => self.0.write_all(text.trim_ascii_end())?,
+        if text == b"\n" {
+            self.0.write_all(b"\n\n")?;
+            return Ok(text.len());
+        }
+        for line in text.split(|byte| *byte == b'\n') {
+            self.0.write_all(line)?;
         }
         Ok(text.len())
     }
