@@ -69,14 +69,6 @@ impl<T> SegmentSlots<T> {
         self.slots.len()
     }
 
-    /// Layers filled so far.
-    pub fn filled_count(&self) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| slot.get().is_some())
-            .count()
-    }
-
     /// Whether every layer is there.
     pub fn is_complete(&self) -> bool {
         self.slots.iter().all(|slot| slot.get().is_some())
