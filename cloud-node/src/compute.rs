@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use edgeprompt_engine::{layer_from_view, prefill_segment};
+use edgeprompt_engine::{SegmentPrefill, layer_from_view};
 use edgeprompt_kv::{KvDtype, PromptId, PromptKv, PromptStore, SegmentSlots, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_telemetry::names;
@@ -210,12 +210,12 @@ fn compute_all(model: &Model, shared: &Shared, mut compute: impl FnMut(&Model, &
 /// Fills every layer of a job.
 pub(crate) fn compute(model: &Model, job: &Job) {
     let mut start = Instant::now();
-    prefill_segment(model, &job.kv.tokens, |layer, view| {
+    for (layer, view) in SegmentPrefill::start(model, &job.kv.tokens) {
         let encoded = layer_from_view(&view, &model.geometry, job.kv.dtype)
             .expect("the engine computes layers of the model's geometry");
         let end = Instant::now();
         metrics::histogram!(names::CLOUD_LAYER_COMPUTE_SECONDS).record(end - start);
         job.put(layer, encoded, ComputeSpan::Computed { start, end });
         start = Instant::now();
-    });
+    }
 }

@@ -6,11 +6,11 @@
 
 pub mod compute;
 pub mod job_queue;
-pub mod launch;
 pub mod library;
 pub mod metrics_listener;
 pub mod prompt_limit;
 mod resolve;
+pub mod running;
 pub mod served_prompt;
 pub mod service;
 #[cfg(test)]

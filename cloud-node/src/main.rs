@@ -1,7 +1,5 @@
 //! The `cloud-node` program: makes a trust domain, serves cloud prompts, lists them.
 
-#![allow(clippy::print_stdout, reason = "a program speaks to its user")]
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,37 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use cloud_node::compute::PromptComputer;
-use cloud_node::launch::{Exit, Failure, ModelArgs, OpenModelError, default_identity_dir};
 use cloud_node::library::PromptLibrary;
 use cloud_node::metrics_listener::MetricsListener;
 use cloud_node::prompt_limit::PromptLimit;
 use cloud_node::service::{CloudService, PublicPrompts};
+use edgeprompt_launch::{Exit, Failure, LogArgs, ModelArgs, identity_dir, say};
 use edgeprompt_telemetry::exporter::{self, MetricsHandle};
-use edgeprompt_telemetry::tracing_setup::{self, LogFormat, Verbosity};
-use edgeprompt_transport::{CloudEndpoint, CloudIdentity, INVITATION_LIFETIME, LinkConfig};
-use tokio::sync::watch;
+use edgeprompt_telemetry::tracing_setup::Verbosity;
+use edgeprompt_transport::{CloudIdentity, INVITATION_LIFETIME, LinkConfig};
 
 /// Computes the keys and values of public prompts and pipelines them to edge nodes
 #[derive(Parser)]
 #[command(name = "cloud-node", version)]
 struct Cli {
-    /// Say more (-v: progress, -vv: everything)
-    #[arg(short, long, action = ArgAction::Count, global = true)]
-    verbose: u8,
-    /// Say less (-q: warnings, -qq: errors)
-    #[arg(short, long, action = ArgAction::Count, global = true)]
-    quiet: u8,
-    /// Log lines as text or JSON
-    #[arg(
-        long,
-        default_value_t,
-        global = true,
-        value_name = "FORMAT",
-        env = "CLOUD_LOG_FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -112,8 +96,7 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let verbosity = Verbosity::from_counts(cli.verbose, cli.quiet);
-    if let Err(error) = tracing_setup::init(cli.log_format, verbosity) {
+    if let Err(error) = cli.log.init(Verbosity::Normal) {
         eprintln!("cloud-node: {error}");
         return Exit::Usage.into();
     }
@@ -131,21 +114,17 @@ fn main() -> ExitCode {
 
 impl IdentityArgs {
     fn dir(&self) -> Result<PathBuf, Failure> {
-        let dir = self
-            .identity
-            .clone()
-            .or_else(|| default_identity_dir("cloud"));
-        dir.context("no home folder: give --identity DIR")
-            .map_err(Failure::of(Exit::Usage))
+        identity_dir(self.identity.as_ref(), "cloud")
     }
 }
 
 fn init(args: &IdentityArgs) -> Result<(), Failure> {
     let dir = args.dir()?;
     let (_, token) = CloudIdentity::init(&dir).map_err(Failure::of(Exit::Usage))?;
-    println!("Identity made in {}.", dir.display());
-    println!("One edge joins within 24 hours with: edge-node join {token}");
-    Ok(())
+    say(format_args!(
+        "Identity made in {}.\nOne edge joins within 24 hours with: edge-node join {token}\n",
+        dir.display()
+    ))
 }
 
 fn invite(args: &IdentityArgs) -> Result<(), Failure> {
@@ -153,32 +132,22 @@ fn invite(args: &IdentityArgs) -> Result<(), Failure> {
     let token = identity
         .invite(INVITATION_LIFETIME)
         .map_err(Failure::of(Exit::Usage))?;
-    println!("One edge joins within 24 hours with: edge-node join {token}");
-    Ok(())
+    say(format_args!(
+        "One edge joins within 24 hours with: edge-node join {token}\n"
+    ))
 }
 
 fn prompts(args: &PromptsArgs) -> Result<(), Failure> {
-    let model = open_model(&args.model)?;
+    let model = args.model.open()?;
     let limit = PromptLimit::of_model(&model);
     let library = PromptLibrary::open(&args.prompts, &model, &limit);
     let library = library.map_err(Failure::of(Exit::Usage))?;
-    println!("{:<24} {:>8}  PROMPT ID", "NAME", "TOKENS");
+    say(format_args!("{:<24} {:>8}  PROMPT ID\n", "NAME", "TOKENS"))?;
     for (name, prompt) in library.iter() {
-        println!(
-            "{:<24} {:>8}  {}",
-            name.as_str(),
-            prompt.tokens.len(),
-            prompt.id
-        );
+        let (name, len, id) = (name.as_str(), prompt.tokens.len(), prompt.id);
+        say(format_args!("{name:<24} {len:>8}  {id}\n"))?;
     }
     Ok(())
-}
-
-fn open_model(args: &ModelArgs) -> Result<edgeprompt_model::Model, Failure> {
-    args.open().map_err(|error: OpenModelError| Failure {
-        exit: error.exit(),
-        error: error.into(),
-    })
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {
@@ -190,24 +159,20 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let service = service(args)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::of(Exit::Usage))?;
     runtime.block_on(async {
-        let endpoint = CloudEndpoint::bind(args.listen, &identity, LinkConfig::default())
+        let cloud = service
+            .start(args.listen, &identity, LinkConfig::default())
             .map_err(Failure::of(Exit::Usage))?;
-        let addr = endpoint.local_addr().map_err(Failure::of(Exit::Usage))?;
         serve_metrics(args.metrics_listen, &metrics).await?;
         // The last line before serving: scripts wait for it.
-        println!("listening on {addr}");
-        let (stop, stopping) = watch::channel(false);
-        tokio::spawn(async move {
-            interrupted().await;
-            stop.send_replace(true);
-        });
-        service.run(endpoint, stopping).await;
+        say(format_args!("listening on {}\n", cloud.addr()))?;
+        interrupted().await;
+        cloud.stop().await;
         Ok(())
     })
 }
 
-fn service(args: &ServeArgs) -> Result<Arc<CloudService>, Failure> {
-    let model = Arc::new(open_model(&args.model)?);
+fn service(args: &ServeArgs) -> Result<CloudService, Failure> {
+    let model = Arc::new(args.model.open()?);
     let store_mib = usize::try_from(args.store_mib).unwrap_or(usize::MAX);
     let computer = PromptComputer::start(Arc::clone(&model), store_mib.saturating_mul(1 << 20));
     let library = match &args.prompts {
@@ -216,16 +181,22 @@ fn service(args: &ServeArgs) -> Result<Arc<CloudService>, Failure> {
         None => PromptLibrary::default(),
     };
     let layer_count = model.config.layer_count;
-    println!("model {} with {layer_count} layers", model.digest.short());
-    println!("{} cloud prompts", library.len());
-    Ok(Arc::new(CloudService {
+    let prompts = match library.len() {
+        1 => "1 cloud prompt".to_owned(),
+        count => format!("{count} cloud prompts"),
+    };
+    say(format_args!(
+        "model {} with {layer_count} layers, {prompts}\n",
+        model.digest.short()
+    ))?;
+    Ok(CloudService {
         computer,
         library,
         public_prompts: match args.no_public_prompts {
             true => PublicPrompts::Refused,
             false => PublicPrompts::Accepted,
         },
-    }))
+    })
 }
 
 /// Keeps the metrics small and, where an address is given, serves them until the program ends.
@@ -243,7 +214,10 @@ async fn serve_metrics(addr: Option<SocketAddr>, metrics: &MetricsHandle) -> Res
     };
     let listener = MetricsListener::bind(addr, metrics.clone()).await;
     let listener = listener.map_err(Failure::of(Exit::Usage))?;
-    println!("metrics on http://{}/metrics", listener.local_addr());
+    say(format_args!(
+        "metrics on http://{}/metrics\n",
+        listener.local_addr()
+    ))?;
     tokio::spawn(listener.run());
     Ok(())
 }

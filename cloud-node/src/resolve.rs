@@ -196,8 +196,9 @@ impl Resolver {
         let served = computer.serve(&asker.name, tokens);
         served.map_err(|busy| {
             tracing::warn!(%busy, "a prompt was not taken in");
-            let fetch_count_max = busy.limit();
-            Refusal::Busy { fetch_count_max }
+            Refusal::Busy {
+                waiting_count_max: busy.limit(),
+            }
         })
     }
 }

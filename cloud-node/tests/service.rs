@@ -10,44 +10,30 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
 use cloud_node::library::PromptLibrary;
+use cloud_node::running::RunningCloud;
 use cloud_node::service::{CloudService, PublicPrompts};
-use edgeprompt_engine::{layer_from_view, prefill_segment};
+use edgeprompt_engine::{SegmentPrefill, layer_from_view};
 use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, LayerRange, ModelDigest, TokenId};
-use edgeprompt_model::{Model, ModelConfig, ModelShape};
+use edgeprompt_model::{Model, ModelShape};
 use edgeprompt_protocol::{Fetch, KvSource, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_transport::{
-    CloudEndpoint, CloudIdentity, CloudLink, EdgeEndpoint, EdgeIdentity, FetchError,
-    INVITATION_LIFETIME, LinkConfig,
+    CloudIdentity, CloudLink, EdgeEndpoint, EdgeIdentity, FetchError, INVITATION_LIFETIME,
+    LinkConfig,
 };
-use tokio::sync::watch;
 
 struct Cloud {
     identity: CloudIdentity,
     computer: Arc<PromptComputer>,
-    addr: std::net::SocketAddr,
-    _stop: watch::Sender<bool>,
+    serving: RunningCloud,
 }
 
 fn model() -> Arc<Model> {
-    let config = ModelConfig {
-        hidden_dim: 32,
-        mlp_dim: 64,
-        layer_count: 4,
-        q_head_count: 4,
-        kv_head_count: 2,
-        head_dim: 8,
-        vocab_size: 64,
-        context_len_max: 128,
-        ..ModelShape::M110.config()
-    };
-    Arc::new(Model::random(config, &Device::flex(), 1))
+    Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()))
 }
 
 fn start(public_prompts: PublicPrompts) -> Cloud {
     let identity = CloudIdentity::in_memory().unwrap();
     let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-    let endpoint = CloudEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
-    let addr = endpoint.local_addr().unwrap();
     let computer = PromptComputer::start(model(), 1 << 20);
     let library = PromptLibrary::default();
     let service = CloudService {
@@ -55,13 +41,11 @@ fn start(public_prompts: PublicPrompts) -> Cloud {
         library,
         public_prompts,
     };
-    let (stop, stopping) = watch::channel(false);
-    tokio::spawn(Arc::new(service).run(endpoint, stopping));
+    let serving = service.start(loopback, &identity, LinkConfig::default());
     Cloud {
         identity,
         computer,
-        addr,
-        _stop: stop,
+        serving: serving.unwrap(),
     }
 }
 
@@ -71,7 +55,7 @@ impl Cloud {
         let identity = EdgeIdentity::join(&token).unwrap();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
         let edge = EdgeEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
-        edge.connect(self.addr).await.unwrap()
+        edge.connect(self.serving.addr()).await.unwrap()
     }
 
     fn fetch(&self, link: &CloudLink, tokens: Vec<u32>) -> Fetch {
@@ -118,13 +102,12 @@ async fn many_edges_at_once_share_one_computation() {
     let received = asking.join_all().await;
     let model = cloud.computer.model();
     let tokens: Vec<_> = (1..60).map(TokenId).collect();
-    let mut expected = Vec::new();
-    prefill_segment(model, &tokens, |layer, view| {
-        expected.push((
-            layer,
-            layer_from_view(&view, &model.geometry, KvDtype::F32).unwrap(),
-        ));
-    });
+    let expected: Vec<_> = SegmentPrefill::start(model, &tokens)
+        .map(|(layer, view)| {
+            let wire = layer_from_view(&view, &model.geometry, KvDtype::F32);
+            (layer, wire.unwrap())
+        })
+        .collect();
     for layers in received {
         assert_eq!(layers, expected);
     }
@@ -193,12 +176,12 @@ async fn what_cannot_be_served_is_refused_with_a_reason() {
         }
     );
     let beyond = Fetch {
-        layers: LayerRange::new(0, 5),
+        layers: LayerRange::new(0, 7),
         ..fetch(vec![1])
     };
     assert_eq!(
         refusal(beyond).await,
-        Refusal::LayersOutOfRange { layer_count: 4 }
+        Refusal::LayersOutOfRange { layer_count: 6 }
     );
     assert_eq!(cloud.computer.computed_count(), 0);
 

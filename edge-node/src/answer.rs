@@ -25,6 +25,11 @@ pub enum Cloud {
     Present(CloudSegment),
     /// Its layers are on their way.
     Arriving(CloudPrompt),
+    /// Its layers are computed here, because that is faster.
+    Here {
+        /// The public tokens.
+        tokens: Vec<TokenId>,
+    },
     /// Its layers will not come; its tokens are known, so they are computed here.
     Unavailable {
         /// The public tokens.
@@ -99,6 +104,8 @@ pub struct Answer {
     pub received_bytes: u64,
     /// Layers that had to be computed here, and why.
     pub recomputed: Option<Recomputed>,
+    /// Layers that were computed here by choice, because the link would have brought them later.
+    pub chosen_count: usize,
     /// The cloud prompt, complete now, for the next question.
     pub segment: Option<CloudSegment>,
 }
@@ -150,13 +157,15 @@ pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) 
             .record(layers.timeline.transfer_time());
     }
     metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(asked_at.elapsed());
+    let recomputed = layers.recomputed();
     let (tokens, finish) = generate(question, &mut sequence, first, &mut on);
     Answer {
         tokens,
         finish,
         timeline: layers.timeline,
         received_bytes: layers.received_bytes,
-        recomputed: layers.recomputed,
+        recomputed,
+        chosen_count: layers.chosen_count,
         segment,
     }
 }

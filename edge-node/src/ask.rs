@@ -1,6 +1,5 @@
 //! `edge-node ask`: one private prompt, answered on the terminal.
 
-use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use cloud_node::launch::{Exit, Failure, ModelArgs};
 use edgeprompt_attention::Fusion;
 use edgeprompt_engine::SequenceOptions;
 use edgeprompt_kv::TokenId;
+use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt};
-use edgeprompt_telemetry::gantt::{self, ColourMode, GanttStyle};
+use edgeprompt_telemetry::gantt::{self, GanttStyle};
 use edgeprompt_transport::EdgeIdentity;
 
 use crate::answer::{Answer, Cloud, Question, Stop, answer};
@@ -139,11 +138,7 @@ impl PublicArgs {
 /// # Errors
 /// [`Failure`] with the exit code of what went wrong.
 pub fn run(args: &AskArgs) -> Result<(), Failure> {
-    let model = args.model.open();
-    let model = model.map_err(|error| Failure {
-        exit: error.exit(),
-        error: error.into(),
-    })?;
+    let model = args.model.open()?;
     if args.local {
         return run_local(args, &model);
     }
@@ -152,7 +147,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
             "no cloud prompt: give --cloud-prompt NAME, --cloud-text or --cloud-token-ids, or --local"
         )));
     };
-    let identity = EdgeIdentity::load(&link::identity_dir(args.identity.as_ref())?)
+    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
         .context("run `edge-node join TOKEN` first")
         .map_err(Failure::of(Exit::Usage))?;
     // Layers arrive on this thread while the model computes on the main one.
@@ -333,8 +328,8 @@ fn generate(
     } else {
         model.tokenizer().ok()
     };
-    let mut out = std::io::stdout();
-    let mut speech = Speech::new(tokenizer, &context, model.config.layer_count, &mut out);
+    let out = std::io::stdout();
+    let mut speech = Speech::new(tokenizer, &context, model.config.layer_count, out);
     let answered = answer(&question, cloud, |event| speech.hear(event));
     speech.finish().map_err(Failure::of(Exit::Usage))?;
     if tokenizer.is_none() {
@@ -344,21 +339,14 @@ fn generate(
             .iter()
             .map(|token| token.0.to_string());
         let line = ids.collect::<Vec<_>>().join(",");
-        writeln!(out, "{line}").map_err(Failure::of(Exit::Usage))?;
+        say(format_args!("{line}\n"))?;
     }
     Ok(answered)
 }
 
 fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
     if args.timeline {
-        let colour = match std::io::stderr().is_terminal() {
-            true => ColourMode::Ansi,
-            false => ColourMode::Plain,
-        };
-        let style = GanttStyle {
-            colour,
-            ..GanttStyle::default()
-        };
+        let style = GanttStyle::of(&std::io::stderr());
         eprint!("{}", gantt::render(&answered.timeline, style));
     }
     let Some(recomputed) = &answered.recomputed else {

@@ -129,10 +129,25 @@ impl CloudPrompt {
         model: &Model,
         prompt: PromptRef,
     ) -> Result<Self, CloudPromptError> {
+        Self::fetch_from(uplink, model, prompt, LayerIndex(0)).await
+    }
+
+    /// As [`CloudPrompt::fetch`], for the layers from `first` on.
+    ///
+    /// # Errors
+    /// [`CloudPromptError`].
+    pub async fn fetch_from(
+        uplink: &Uplink,
+        model: &Model,
+        prompt: PromptRef,
+        first: LayerIndex,
+    ) -> Result<Self, CloudPromptError> {
+        let layers = LayerRange::new(first.0, model.geometry.layer_count());
         let request = Request {
             uplink,
             model,
             prompt,
+            layers: layers.unwrap_or(LayerRange::first(0)),
         };
         let (fetch, stream, received_by_cloud_at) = match request.send().await {
             // A link that was lost while idle shows only now, and a cloud that stops mid-answer may
@@ -144,7 +159,7 @@ impl CloudPrompt {
             sent => sent?,
         };
         let manifest = stream.manifest().clone();
-        check(&manifest, model, &request.prompt).map_err(CloudPromptError::Manifest)?;
+        check(&manifest, &request).map_err(CloudPromptError::Manifest)?;
         // Room for a beginning and an end of every layer on each attempt, and one last word.
         let attempts = 1 + RESUMPTIONS_MAX as usize;
         let (sender, arrivals) = sync_channel(2 * manifest.layers.len() * attempts + 1);
@@ -165,6 +180,7 @@ struct Request<'a> {
     uplink: &'a Uplink,
     model: &'a Model,
     prompt: PromptRef,
+    layers: LayerRange,
 }
 
 impl Request<'_> {
@@ -176,23 +192,30 @@ impl Request<'_> {
             fetch: link.next_fetch_id(),
             model: self.model.digest,
             prompt: self.prompt.clone(),
-            layers: None,
+            layers: self.asked_layers(),
             dtype: KvDtype::F32,
         };
         let stream = link.fetch(fetch.clone()).await?;
         let one_way: Duration = link.stats().rtt / 2;
         Ok((fetch, stream, asked_at + one_way))
     }
+
+    /// `None` asks for all.
+    fn asked_layers(&self) -> Option<LayerRange> {
+        let all = LayerRange::first(self.model.geometry.layer_count());
+        Some(self.layers).filter(|layers| *layers != all)
+    }
 }
 
 /// Whether a manifest can be of this model and this request. The transport has compared digests and
 /// ids; those are only claims, and shapes that differ would break the pass half-way.
-fn check(manifest: &Manifest, model: &Model, asked: &PromptRef) -> Result<(), &'static str> {
+fn check(manifest: &Manifest, request: &Request<'_>) -> Result<(), &'static str> {
+    let model = request.model;
     if manifest.geometry != model.geometry {
         return Err("its keys and values have another shape");
     }
-    if manifest.layers != LayerRange::first(model.geometry.layer_count()) {
-        return Err("it does not announce all layers");
+    if manifest.layers != request.layers {
+        return Err("it does not announce the layers asked for");
     }
     if manifest.tokens.len() >= model.config.context_len_max {
         return Err("the prompt fills the model's context");
@@ -204,7 +227,7 @@ fn check(manifest: &Manifest, model: &Model, asked: &PromptRef) -> Result<(), &'
     {
         return Err("a token is outside the vocabulary");
     }
-    let sent = match asked {
+    let sent = match &request.prompt {
         PromptRef::Public(PublicPrompt::Text(text)) => Some(text),
         PromptRef::Public(PublicPrompt::Tokens(_)) | PromptRef::Named(_) | PromptRef::Id(_) => None,
     };

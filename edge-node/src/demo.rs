@@ -2,7 +2,7 @@
 
 mod page;
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use cloud_node::compute::PromptComputer;
-use cloud_node::launch::{Exit, Failure};
 use cloud_node::library::PromptLibrary;
+use cloud_node::running::RunningCloud;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_engine::{CloudSegment, Sequence, SequenceOptions};
 use edgeprompt_kv::TokenId;
+use edgeprompt_launch::{Exit, Failure};
 use edgeprompt_model::{ComputeDevice, Model};
 use edgeprompt_protocol::{PromptName, PromptRef};
 use edgeprompt_transport::{
-    CloudEndpoint, CloudIdentity, CloudLink, EdgeIdentity, INVITATION_LIFETIME, LinkConfig,
+    CloudIdentity, CloudLink, EdgeIdentity, INVITATION_LIFETIME, LinkConfig,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 
 use crate::answer::{Answer, Cloud, Question, Stop, answer};
 use crate::cloud_prompt::CloudPrompt;
@@ -67,8 +67,8 @@ struct Demo {
     model: Arc<Model>,
     uplink: Uplink,
     link: CloudLink,
-    /// Stops the cloud when dropped.
-    _stop: watch::Sender<bool>,
+    /// Stops when dropped.
+    _cloud: RunningCloud,
 }
 
 /// One question and everything the page shows about it.
@@ -95,10 +95,10 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let demo = Demo::start(model).map_err(Failure::of(Exit::PeerUnreachable))?;
     let text = args.private_text.clone();
     let text = text.unwrap_or_else(|| PrivateText::new(PRIVATE_TEXT.to_owned()));
-    page::title(demo.link.stats().rtt);
+    page::title(demo.link.stats().rtt)?;
     let round = demo.first_round(&text)?;
     let local = demo.local(&round)?;
-    page::results(&demo, &round, &local, &text);
+    page::results(&demo, &round, &local, &text)?;
     if local.tokens != round.answered.tokens {
         let error =
             anyhow::anyhow!("the split run and the single-machine run gave different tokens");
@@ -123,35 +123,30 @@ impl Demo {
     fn start(model: Arc<Model>) -> anyhow::Result<Self> {
         let mut library = PromptLibrary::default();
         library.add(CLOUD_PROMPT_NAME.parse()?, CLOUD_TEXT, &model)?;
-        let service = Arc::new(CloudService {
+        let service = CloudService {
             computer: PromptComputer::start(Arc::clone(&model), STORE_BYTES_MAX),
             library,
             public_prompts: PublicPrompts::Accepted,
-        });
+        };
         let cloud = CloudIdentity::in_memory()?;
         let edge = EdgeIdentity::join(&cloud.invite(INVITATION_LIFETIME)?)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let (stop, stopping) = watch::channel(false);
-        let (uplink, link) = runtime.block_on(async {
+        let (cloud, uplink, link) = runtime.block_on(async {
             let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-            let endpoint = CloudEndpoint::bind(loopback, &cloud, LinkConfig::default())?;
-            let addr = endpoint.local_addr()?.to_string();
-            tokio::spawn(service.run(endpoint, stopping));
-            let uplink = link::uplink(&addr, &edge)
-                .await
-                .map_err(|failure| failure.error)?;
+            let cloud = service.start(loopback, &cloud, LinkConfig::default())?;
+            let uplink = Uplink::new(&[cloud.addr()], &edge, LinkConfig::default())?;
             let link = uplink.link().await?;
-            anyhow::Ok((uplink, link))
+            anyhow::Ok((cloud, uplink, link))
         })?;
         Ok(Self {
             runtime,
             model,
             uplink,
             link,
-            _stop: stop,
+            _cloud: cloud,
         })
     }
 
@@ -167,7 +162,7 @@ impl Demo {
             .map_err(link::cloud_failure)?;
         let cloud_tokens = prompt.manifest.tokens.clone();
         let private = self.private_tokens(&cloud_tokens, text)?;
-        page::prompts(&self.model, &cloud_tokens, (text, &private));
+        page::prompts(&self.model, &cloud_tokens, (text, &private))?;
         let answered = self.answer(&cloud_tokens, &private, Cloud::Arriving(prompt), asked_at)?;
         Ok(Round {
             cloud_tokens,
@@ -254,7 +249,7 @@ impl Demo {
 
     fn keep_asking(&self, cloud_tokens: &[TokenId], segment: &CloudSegment) -> Result<(), Failure> {
         if std::io::stdin().is_terminal() {
-            page::interactive_help();
+            page::interactive_help()?;
         }
         for line in std::io::stdin().lock().lines() {
             let line = line.map_err(Failure::of(Exit::Usage))?;
@@ -270,12 +265,9 @@ impl Demo {
                     self.answer(cloud_tokens, &private, cloud, asked_at)
                 });
             match answered {
-                Ok(answered) => page::interactive_result(answered.timeline.ttft),
+                Ok(answered) => page::interactive_result(answered.timeline.ttft)?,
                 Err(failure) => eprintln!("{:#}", failure.error),
             }
-            std::io::stdout()
-                .flush()
-                .map_err(Failure::of(Exit::Usage))?;
         }
         Ok(())
     }

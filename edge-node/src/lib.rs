@@ -5,6 +5,7 @@ pub mod answer;
 pub mod ask;
 pub mod cloud_prompt;
 pub mod demo;
+pub mod fetch_plan;
 pub mod layer_bar;
 pub mod link;
 pub mod patience;

@@ -1,24 +1,12 @@
 //! From an address and an identity to a cloud, and the exit code of what goes wrong.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
-use cloud_node::launch::{Exit, Failure, default_identity_dir};
+use edgeprompt_launch::{Exit, Failure};
 use edgeprompt_protocol::Refusal;
 use edgeprompt_transport::{ConnectError, EdgeIdentity, FetchError, LinkConfig};
 
 use crate::cloud_prompt::{CloudPromptError, LossReason};
 use crate::uplink::Uplink;
-
-/// The folder of this edge's identity.
-///
-/// # Errors
-/// If none is given and there is no home folder.
-pub fn identity_dir(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
-    let dir = given.cloned().or_else(|| default_identity_dir("edge"));
-    dir.context("no home folder: give --identity DIR")
-        .map_err(Failure::of(Exit::Usage))
-}
 
 /// The way to the cloud at `host`, which is `NAME:PORT` or an address; nothing is dialled yet.
 ///

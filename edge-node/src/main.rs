@@ -1,36 +1,21 @@
 //! The `edge-node` program: joins a cloud's trust domain, asks, and shows itself off.
 
-#![allow(clippy::print_stdout, reason = "a program speaks to its user")]
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{ArgAction, Args, Parser, Subcommand};
-use cloud_node::launch::{Exit, Failure};
-use edge_node::{ask, demo, link};
-use edgeprompt_telemetry::tracing_setup::{self, LogFormat, Verbosity};
+use clap::{Args, Parser, Subcommand};
+use edge_node::{ask, demo};
+use edgeprompt_launch::{Exit, Failure, LogArgs, identity_dir, say};
+use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{EdgeIdentity, JoinToken};
 
 /// Keeps private prompts private: fuses them with a cloud's public prompt and generates
 #[derive(Parser)]
 #[command(name = "edge-node", version)]
 struct Cli {
-    /// Say more (-v: what happens, -vv: in detail)
-    #[arg(short, long, action = ArgAction::Count, global = true)]
-    verbose: u8,
-    /// Say less (-q: errors only)
-    #[arg(short, long, action = ArgAction::Count, global = true)]
-    quiet: u8,
-    /// Log lines as text or JSON
-    #[arg(
-        long,
-        default_value_t,
-        global = true,
-        value_name = "FORMAT",
-        env = "EDGE_LOG_FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -61,8 +46,7 @@ struct JoinArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // An answer stands alone on the terminal unless the user asks for more.
-    let verbosity = Verbosity::from_counts(cli.verbose, cli.quiet.saturating_add(1));
-    if let Err(error) = tracing_setup::init(cli.log_format, verbosity) {
+    if let Err(error) = cli.log.init(Verbosity::Quiet) {
         eprintln!("edge-node: {error}");
         return Exit::Usage.into();
     }
@@ -78,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn join(args: &JoinArgs) -> Result<(), Failure> {
-    let dir = link::identity_dir(args.identity.as_ref())?;
+    let dir = identity_dir(args.identity.as_ref(), "edge")?;
     let token: JoinToken = args.token.parse().map_err(Failure::of(Exit::Usage))?;
     let identity = EdgeIdentity::join(&token).map_err(Failure::of(Exit::VerificationFailed))?;
     if args.replace && dir.exists() {
@@ -97,10 +81,9 @@ fn join(args: &JoinArgs) -> Result<(), Failure> {
         .save(&dir)
         .context("use --replace to put an earlier identity aside")
         .map_err(Failure::of(Exit::Usage))?;
-    println!(
-        "Joined as {}; identity in {}.",
+    say(format_args!(
+        "Joined as {}; identity in {}.\n",
         identity.name(),
         dir.display()
-    );
-    Ok(())
+    ))
 }

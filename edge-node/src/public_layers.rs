@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use edgeprompt_engine::{CloudSegment, checked_view_from_layer, prefill_segment};
+use edgeprompt_engine::{CloudSegment, SegmentPrefill, checked_view_from_layer};
 use edgeprompt_kv::{LayerIndex, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_telemetry::names;
@@ -15,62 +15,77 @@ use crate::answer::{Cloud, Event, Question, Recomputed};
 use crate::cloud_prompt::{Arrival, Loss, LossReason};
 use crate::patience::{Measured, Patience};
 
+/// The label of layers that the edge computes because they would come later.
+const FASTER_HERE: &str = "faster_here";
+
 /// The public part of one request.
 pub(crate) struct PublicLayers<'a> {
     model: &'a Model,
     pub(crate) segment: CloudSegment,
-    source: Source,
+    tokens: Vec<TokenId>,
+    /// Layers that may still come; `None` if none will.
+    arrivals: Option<Receiver<Arrival>>,
+    /// Layers before this one are computed here by choice.
+    first_expected: LayerIndex,
+    /// Why the others are not waited for any more.
+    loss: Option<Loss>,
+    /// Computes layers here, from the first on.
+    local: Option<SegmentPrefill<'a>>,
     asked_at: Instant,
     private_len: usize,
     patience: Patience,
     waited: Duration,
     pub(crate) timeline: LayerTimeline,
     pub(crate) received_bytes: u64,
-    pub(crate) recomputed: Option<Recomputed>,
-}
-
-/// Where layers that are not here yet come from.
-enum Source {
-    /// All are here, or there are none.
-    Nowhere,
-    /// The cloud sends them.
-    Cloud {
-        arrivals: Receiver<Arrival>,
-        tokens: Vec<TokenId>,
-    },
-    /// This edge must compute them.
-    Here { tokens: Vec<TokenId>, loss: Loss },
+    /// Expected layers that were computed here.
+    recomputed_count: usize,
+    pub(crate) chosen_count: usize,
 }
 
 impl<'a> PublicLayers<'a> {
     /// The public part of `question`.
     pub(crate) fn new(question: &Question<'a>, cloud: Cloud) -> Self {
-        let (model, asked_at) = (question.model, question.asked_at);
-        let empty = |tokens: &[TokenId]| {
-            let count = u32::try_from(tokens.len()).expect("a prompt fits in u32 positions");
-            CloudSegment::empty(&model.geometry, count)
-        };
-        let (segment, source) = match cloud {
-            Cloud::Absent => (empty(&[]), Source::Nowhere),
-            Cloud::Present(segment) => (segment, Source::Nowhere),
-            Cloud::Arriving(prompt) => {
-                let (tokens, arrivals) = (prompt.manifest.tokens, prompt.arrivals);
-                (empty(&tokens), Source::Cloud { arrivals, tokens })
-            }
-            Cloud::Unavailable { tokens, loss } => (empty(&tokens), Source::Here { tokens, loss }),
-        };
-        Self {
+        let model = question.model;
+        let end = LayerIndex(model.geometry.layer_count());
+        let mut layers = Self {
             model,
-            segment,
-            source,
-            asked_at,
+            segment: CloudSegment::empty(&model.geometry, 0),
+            tokens: Vec::new(),
+            arrivals: None,
+            first_expected: end,
+            loss: None,
+            local: None,
+            asked_at: question.asked_at,
             private_len: question.private.len(),
             patience: question.patience,
             waited: Duration::ZERO,
             timeline: LayerTimeline::with_layers(model.decoder.layers().len()),
             received_bytes: 0,
-            recomputed: None,
+            recomputed_count: 0,
+            chosen_count: 0,
+        };
+        match cloud {
+            Cloud::Absent => {}
+            Cloud::Present(segment) => layers.segment = segment,
+            Cloud::Arriving(prompt) => {
+                layers.first_expected = LayerIndex(prompt.manifest.layers.bounds().start);
+                layers.arrivals = Some(prompt.arrivals);
+                layers.begin(prompt.manifest.tokens);
+            }
+            Cloud::Here { tokens } => layers.begin(tokens),
+            Cloud::Unavailable { tokens, loss } => {
+                layers.first_expected = LayerIndex(0);
+                layers.begin(tokens);
+                layers.give_up(loss);
+            }
         }
+        layers
+    }
+
+    fn begin(&mut self, tokens: Vec<TokenId>) {
+        let count = u32::try_from(tokens.len()).expect("a prompt fits in u32 positions");
+        self.segment = CloudSegment::empty(&self.model.geometry, count);
+        self.tokens = tokens;
     }
 
     /// The segment to attend over, if there is a public part at all.
@@ -88,7 +103,7 @@ impl<'a> PublicLayers<'a> {
 
     /// Takes what has arrived without waiting for more.
     pub(crate) fn take_arrived(&mut self, on: &mut impl FnMut(Event)) {
-        while let Source::Cloud { arrivals, .. } = &self.source {
+        while let Some(arrivals) = &self.arrivals {
             let Ok(arrival) = arrivals.try_recv() else {
                 return;
             };
@@ -96,12 +111,30 @@ impl<'a> PublicLayers<'a> {
         }
     }
 
-    /// Waits until a layer is there; computes it here if it does not come, or not soon enough.
+    /// Waits until a layer is there; computes it here if that was the choice, if it does not come,
+    /// or not soon enough.
     pub(crate) fn wait_for(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
+        let start = Instant::now();
+        self.take_arrived(on);
+        if layer >= self.first_expected {
+            self.wait_while_it_pays(layer, on);
+        }
+        self.waited += start.elapsed();
+        metrics::histogram!(names::EDGE_KV_LAYER_WAIT_SECONDS).record(start.elapsed());
+        let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
+        self.timeline.layers[layer.as_usize()].edge_wait = Some(span);
+        if self.segment.layers.get(layer).is_none() {
+            let start = Instant::now();
+            self.compute_up_to(layer, on);
+            self.worked(layer, start);
+        }
+    }
+
+    fn wait_while_it_pays(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
         let (start, limit) = (Instant::now(), self.limit());
-        while self.segment.layers.get(layer).is_none() {
-            let Source::Cloud { arrivals, .. } = &self.source else {
-                break;
+        while self.segment.layers.get(layer).is_none() && self.loss.is_none() {
+            let Some(arrivals) = &self.arrivals else {
+                return;
             };
             let arrival = match limit {
                 None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -112,31 +145,56 @@ impl<'a> PublicLayers<'a> {
             };
             match arrival {
                 Ok(arrival) => self.take(arrival, on),
-                Err(RecvTimeoutError::Timeout) => {
-                    let detail = format!("they took longer than {:.0?}", limit.unwrap_or_default());
-                    self.give_up(Loss {
-                        reason: LossReason::Slow,
-                        detail,
-                    });
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let detail = "the cloud sent no more".to_owned();
-                    self.give_up(Loss {
-                        reason: LossReason::LinkLost,
-                        detail,
-                    });
-                }
+                Err(RecvTimeoutError::Timeout) => self.give_up(Loss {
+                    reason: LossReason::Slow,
+                    detail: format!("they took longer than {:.0?}", limit.unwrap_or_default()),
+                }),
+                Err(RecvTimeoutError::Disconnected) => self.give_up(Loss {
+                    reason: LossReason::LinkLost,
+                    detail: "the cloud sent no more".to_owned(),
+                }),
             }
         }
-        self.waited += start.elapsed();
-        metrics::histogram!(names::EDGE_KV_LAYER_WAIT_SECONDS).record(start.elapsed());
-        let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
-        self.timeline.layers[layer.as_usize()].edge_wait = Some(span);
-        if self.segment.layers.get(layer).is_none() {
-            let start = Instant::now();
-            self.compute_missing();
-            self.worked(layer, start);
+    }
+
+    /// Computes layers from the public tokens until `layer` is there: a cloud that fails costs
+    /// time, never the answer. Layers that come late still spare this edge the rest.
+    fn compute_up_to(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
+        while self.segment.layers.get(layer).is_none() {
+            let local = self
+                .local
+                .get_or_insert_with(|| SegmentPrefill::start(self.model, &self.tokens));
+            let (computed, view) = local.next().expect("a prefill brings every layer");
+            // A layer that did arrive is kept.
+            if self.segment.layers.fill(computed, view).is_ok() {
+                self.count_computed(computed);
+            }
+            self.take_arrived(on);
         }
+    }
+
+    fn count_computed(&mut self, layer: LayerIndex) {
+        let label = match &self.loss {
+            Some(loss) if layer >= self.first_expected => {
+                self.recomputed_count += 1;
+                loss.reason.label()
+            }
+            Some(_) | None => {
+                self.chosen_count += 1;
+                FASTER_HERE
+            }
+        };
+        metrics::counter!(names::EDGE_KV_LAYERS_RECOMPUTED_TOTAL, names::REASON => label)
+            .increment(1);
+    }
+
+    /// The layers the cloud owed and this edge computed.
+    pub(crate) fn recomputed(&self) -> Option<Recomputed> {
+        let loss = self.loss.clone().filter(|_| self.recomputed_count > 0)?;
+        Some(Recomputed {
+            layer_count: self.recomputed_count,
+            loss,
+        })
     }
 
     fn since_asked(&self, instant: Instant) -> Duration {
@@ -207,31 +265,14 @@ impl<'a> PublicLayers<'a> {
         }
     }
 
-    /// Expects nothing more from the cloud: what is missing will be computed here, once it is
-    /// needed.
+    /// Waits for the cloud no more: what is missing will be computed here, once it is needed. The
+    /// first reason stays.
     fn give_up(&mut self, loss: Loss) {
-        if let Source::Cloud { tokens, .. } = &mut self.source {
-            let tokens = std::mem::take(tokens);
-            self.source = Source::Here { tokens, loss };
-        }
-    }
-
-    /// Computes every missing layer from the public tokens: a cloud that fails costs time, never
-    /// the answer.
-    fn compute_missing(&mut self) {
-        let Source::Here { tokens, loss } = std::mem::replace(&mut self.source, Source::Nowhere)
-        else {
+        if self.loss.is_some() {
             return;
-        };
-        let layer_count = self.segment.layers.missing().count();
+        }
         let label = loss.reason.label();
         metrics::counter!(names::EDGE_KV_XFER_FAILED_TOTAL, names::REASON => label).increment(1);
-        metrics::counter!(names::EDGE_KV_LAYERS_RECOMPUTED_TOTAL, names::REASON => label)
-            .increment(layer_count as u64);
-        prefill_segment(self.model, &tokens, |layer, view| {
-            // A layer that did arrive is kept.
-            let _ = self.segment.layers.fill(layer, view);
-        });
-        self.recomputed = Some(Recomputed { layer_count, loss });
+        self.loss = Some(loss);
     }
 }

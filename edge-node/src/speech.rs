@@ -55,7 +55,9 @@ impl<'a, W: Write> Speech<'a, W> {
     /// Ends the answer's line, or says why it could not be shown.
     pub(crate) fn finish(mut self) -> Result<(), SpeechError> {
         self.said?;
-        if self.text.is_some() {
+        if let Some(text) = self.text {
+            let rest = text.finish()?;
+            write!(self.out, "{rest}")?;
             writeln!(self.out)?;
         }
         Ok(())

@@ -14,9 +14,9 @@ use edge_node::cloud_prompt::{CloudPrompt, CloudPromptError, LossReason};
 use edge_node::patience::Patience;
 use edge_node::private::PrivateTokens;
 use edge_node::uplink::Uplink;
-use edgeprompt_engine::{Sequence, SequenceOptions, layer_from_view, prefill_segment};
+use edgeprompt_engine::{SegmentPrefill, Sequence, SequenceOptions, layer_from_view};
 use edgeprompt_kv::{KvDtype, KvGeometry, LayerKv, LayerRange, PromptId, TokenId};
-use edgeprompt_model::{Model, ModelConfig, ModelShape};
+use edgeprompt_model::{Model, ModelShape};
 use edgeprompt_protocol::{
     CloudRequest, Fetch, KvSource, Manifest, PromptRef, PublicPrompt, Refusal,
 };
@@ -53,20 +53,9 @@ const PUBLIC_LEN: u32 = 24;
 
 impl World {
     fn new() -> Self {
-        let config = ModelConfig {
-            hidden_dim: 32,
-            mlp_dim: 64,
-            layer_count: 6,
-            q_head_count: 4,
-            kv_head_count: 2,
-            head_dim: 8,
-            vocab_size: 64,
-            context_len_max: 128,
-            ..ModelShape::M110.config()
-        };
         let identity = CloudIdentity::in_memory().unwrap();
         let edge = EdgeIdentity::join(&identity.invite(INVITATION_LIFETIME).unwrap()).unwrap();
-        let model = Arc::new(Model::random(config, &Device::flex(), 3));
+        let model = Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()));
         Self {
             model,
             identity: Arc::new(identity),
@@ -248,11 +237,9 @@ fn manifest(model: &Model, fetch: &Fetch, fault: Fault) -> Manifest {
 }
 
 fn layers(model: &Model) -> Vec<LayerKv> {
-    let mut layers = Vec::new();
-    prefill_segment(model, &World::public(), |_, view| {
-        layers.push(layer_from_view(&view, &model.geometry, KvDtype::F32).unwrap());
-    });
-    layers
+    SegmentPrefill::start(model, &World::public())
+        .map(|(_, view)| layer_from_view(&view, &model.geometry, KvDtype::F32).unwrap())
+        .collect()
 }
 
 /// A cloud with a fault: how many layers the edge computed, and why.

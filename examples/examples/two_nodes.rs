@@ -16,16 +16,13 @@ use cloud_node::library::PromptLibrary;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edge_node::answer::{Cloud, Event, Question, Stop, answer};
 use edge_node::cloud_prompt::CloudPrompt;
-use edge_node::link;
 use edge_node::patience::Patience;
 use edge_node::private::PrivateTokens;
+use edge_node::uplink::Uplink;
 use edgeprompt_engine::SequenceOptions;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptRef, PublicPrompt};
-use edgeprompt_transport::{
-    CloudEndpoint, CloudIdentity, EdgeIdentity, INVITATION_LIFETIME, LinkConfig,
-};
-use tokio::sync::watch;
+use edgeprompt_transport::{CloudIdentity, EdgeIdentity, INVITATION_LIFETIME, LinkConfig};
 
 const PUBLIC: &str = "You work at the shop desk. Begin every answer with \"Ahoy\".\n\
                       The teal plan costs 57 coins.\nThe plum plan costs 33 coins.\n\
@@ -39,21 +36,16 @@ async fn main() -> Result<()> {
     // A cloud that serves whatever edges declare public.
     let cloud = CloudIdentity::in_memory()?;
     let listen = (Ipv4Addr::LOCALHOST, 0).into();
-    let endpoint = CloudEndpoint::bind(listen, &cloud, LinkConfig::default())?;
-    let addr = endpoint.local_addr()?.to_string();
-    let service = Arc::new(CloudService {
+    let service = CloudService {
         computer: PromptComputer::start(Arc::clone(&model), 64 << 20),
         library: PromptLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
-    });
-    let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(service.run(endpoint, stopping));
+    };
+    let serving = service.start(listen, &cloud, LinkConfig::default())?;
 
     // An edge that joined it. Only the public text goes up.
     let edge = EdgeIdentity::join(&cloud.invite(INVITATION_LIFETIME)?)?;
-    let uplink = link::uplink(&addr, &edge)
-        .await
-        .map_err(|failure| failure.error)?;
+    let uplink = Uplink::new(&[serving.addr()], &edge, LinkConfig::default())?;
     let public = PromptRef::Public(PublicPrompt::Text(PUBLIC.to_owned()));
     let asked_at = Instant::now();
     let prompt = CloudPrompt::fetch(&uplink, &model, public).await?;
@@ -91,14 +83,11 @@ async fn main() -> Result<()> {
         text.trim(),
         ttft.ok_or_else(|| anyhow!("no token"))?
     );
-    let leaked = uplink
-        .sent()
-        .bytes()
-        .windows(4)
-        .any(|bytes| bytes == b"Omar");
+    let sent = uplink.sent().bytes();
+    let leaked = sent.windows(4).any(|bytes| bytes == b"Omar");
     println!(
         "sent to the cloud: {} bytes, private name among them: {leaked}",
-        uplink.sent().bytes().len()
+        sent.len()
     );
     Ok(())
 }

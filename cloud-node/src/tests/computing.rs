@@ -5,14 +5,14 @@ use std::sync::Arc;
 use edgeprompt_kv::{LayerIndex, LayerKv, TokenId};
 use edgeprompt_protocol::KvSource;
 
-use super::{Gate, Outcome, TOKEN_BYTES, model, prompt};
+use super::{Gate, LAYER_COUNT, Outcome, TOKEN_BYTES, model, prompt};
 use crate::compute::PromptComputer;
 use crate::served_prompt::{ComputationLost, ServedPrompt};
 
 async fn layers(mut served: ServedPrompt) -> Result<Vec<LayerKv>, ComputationLost> {
     let mut layers = Vec::new();
-    for layer in 0..4 {
-        layers.push(served.layer(LayerIndex(layer)).await?.0);
+    for layer in (0..).map(LayerIndex).take(LAYER_COUNT) {
+        layers.push(served.layer(layer).await?.0);
     }
     Ok(layers)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use burn::tensor::Device;
 use edgeprompt_kv::TokenId;
-use edgeprompt_model::{Model, ModelConfig, ModelShape};
+use edgeprompt_model::{Model, ModelShape};
 
 use crate::compute::{PromptComputer, compute};
 
@@ -48,23 +48,15 @@ impl Gate {
     }
 }
 
-/// 4 layers; one token takes 4 × 2 × 2 heads × 8 × 4 bytes.
 fn model() -> Arc<Model> {
-    let config = ModelConfig {
-        hidden_dim: 32,
-        mlp_dim: 64,
-        layer_count: 4,
-        q_head_count: 4,
-        kv_head_count: 2,
-        head_dim: 8,
-        vocab_size: 64,
-        context_len_max: 128,
-        ..ModelShape::M110.config()
-    };
-    Arc::new(Model::random(config, &Device::flex(), 1))
+    Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()))
 }
 
-const TOKEN_BYTES: usize = 4 * 2 * 2 * 8 * 4;
+/// Of that model.
+const LAYER_COUNT: usize = 6;
+
+/// Of one token's keys and values: 2 × 2 heads × 8 × 4 bytes a layer.
+const TOKEN_BYTES: usize = LAYER_COUNT * 2 * 2 * 8 * 4;
 
 /// Ten tokens, others for every number.
 fn prompt(number: u32) -> Arc<[TokenId]> {

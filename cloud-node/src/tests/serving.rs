@@ -1,6 +1,6 @@
 //! Many edges over real QUIC while the computing thread is held up.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -8,44 +8,39 @@ use edgeprompt_kv::{KvDtype, ModelDigest, PromptId, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{Fetch, FetchId, KvSource, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_transport::{
-    CloudEndpoint, CloudIdentity, CloudLink, EdgeEndpoint, EdgeIdentity, FetchError,
-    INVITATION_LIFETIME, LayerStream, LayerStreamError, LinkConfig,
+    CloudIdentity, CloudLink, EdgeEndpoint, EdgeIdentity, FetchError, INVITATION_LIFETIME,
+    LayerStream, LayerStreamError, LinkConfig,
 };
-use tokio::sync::watch;
 
-use super::{Gate, Outcome, TOKEN_BYTES, model, prompt};
+use super::{Gate, LAYER_COUNT, Outcome, TOKEN_BYTES, model, prompt};
 use crate::compute::PromptComputer;
 use crate::library::PromptLibrary;
 use crate::resolve::{Asker, Resolver};
+use crate::running::RunningCloud;
 use crate::service::{CloudService, PublicPrompts};
 
 struct Cloud {
     identity: CloudIdentity,
     computer: Arc<PromptComputer>,
-    addr: SocketAddr,
-    _stop: watch::Sender<bool>,
+    serving: RunningCloud,
 }
 
-fn service(computer: &Arc<PromptComputer>) -> Arc<CloudService> {
-    Arc::new(CloudService {
+fn service(computer: &Arc<PromptComputer>) -> CloudService {
+    CloudService {
         computer: Arc::clone(computer),
         library: PromptLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
-    })
+    }
 }
 
 fn start(computer: Arc<PromptComputer>) -> Cloud {
     let identity = CloudIdentity::in_memory().unwrap();
     let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-    let endpoint = CloudEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
-    let addr = endpoint.local_addr().unwrap();
-    let (stop, stopping) = watch::channel(false);
-    tokio::spawn(service(&computer).run(endpoint, stopping));
+    let serving = service(&computer).start(loopback, &identity, LinkConfig::default());
     Cloud {
         identity,
         computer,
-        addr,
-        _stop: stop,
+        serving: serving.unwrap(),
     }
 }
 
@@ -55,7 +50,7 @@ impl Cloud {
         let identity = EdgeIdentity::join(&token).unwrap();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
         let edge = EdgeEndpoint::bind(loopback, &identity, LinkConfig::default()).unwrap();
-        edge.connect(self.addr).await.unwrap()
+        edge.connect(self.serving.addr()).await.unwrap()
     }
 
     async fn fetch(&self, link: &CloudLink, prompt: PromptRef) -> Result<LayerStream, Refusal> {
@@ -101,13 +96,18 @@ async fn one_edge_cannot_fill_the_queue() {
         waiting.push(cloud.fetch(&greedy, public(number)).await.unwrap());
     }
     let busy = cloud.fetch(&greedy, public(9)).await.unwrap_err();
-    assert_eq!(busy, Refusal::Busy { fetch_count_max: 8 });
+    assert_eq!(
+        busy,
+        Refusal::Busy {
+            waiting_count_max: 8
+        }
+    );
     let shared = cloud.fetch(&greedy, public(8)).await;
     assert!(shared.is_ok(), "what waits already may be asked for again");
     waiting.push(cloud.fetch(&modest, public(9)).await.unwrap());
     drop(gate);
     for layers in waiting {
-        assert_eq!(layer_count(layers).await.unwrap(), 4);
+        assert_eq!(layer_count(layers).await.unwrap(), LAYER_COUNT);
     }
 }
 
@@ -129,8 +129,8 @@ async fn an_edge_that_leaves_takes_its_waiting_prompts_with_it() {
     gate.open(Outcome::Computed);
     assert_eq!(gate.at_gate().await, prompt(3).to_vec());
     drop(gate);
-    assert_eq!(layer_count(first).await.unwrap(), 4);
-    assert_eq!(layer_count(last).await.unwrap(), 4);
+    assert_eq!(layer_count(first).await.unwrap(), LAYER_COUNT);
+    assert_eq!(layer_count(last).await.unwrap(), LAYER_COUNT);
     assert_eq!(cloud.computer.computed_count(), 2);
 }
 
@@ -148,7 +148,7 @@ async fn a_panic_abandons_the_fetch_and_the_next_one_is_served() {
     );
     drop(gate);
     let layers = cloud.fetch(&link, public(1)).await.unwrap();
-    assert_eq!(layer_count(layers).await.unwrap(), 4);
+    assert_eq!(layer_count(layers).await.unwrap(), LAYER_COUNT);
 }
 
 #[tokio::test]
@@ -166,12 +166,12 @@ async fn a_prompt_id_finds_what_is_computed_and_what_is_stored() {
     assert_eq!(computing.manifest().source, KvSource::Computing);
     assert_eq!(computing.manifest().tokens, prompt(1).to_vec());
     gate.open(Outcome::Computed);
-    assert_eq!(layer_count(sent).await.unwrap(), 4);
-    assert_eq!(layer_count(computing).await.unwrap(), 4);
+    assert_eq!(layer_count(sent).await.unwrap(), LAYER_COUNT);
+    assert_eq!(layer_count(computing).await.unwrap(), LAYER_COUNT);
 
     let stored = cloud.fetch(&second, PromptRef::Id(id)).await.unwrap();
     assert_eq!(stored.manifest().source, KvSource::Stored);
-    assert_eq!(layer_count(stored).await.unwrap(), 4);
+    assert_eq!(layer_count(stored).await.unwrap(), LAYER_COUNT);
     assert_eq!(cloud.computer.computed_count(), 1);
 }
 
@@ -189,14 +189,15 @@ async fn a_prompt_larger_than_the_store_is_refused_before_it_waits() {
     assert_eq!(refusal, expected);
     assert_eq!(cloud.computer.computing_count(), 0);
     let fitting = cloud.fetch(&link, public(1)).await.unwrap();
-    assert_eq!(layer_count(fitting).await.unwrap(), 4);
+    assert_eq!(layer_count(fitting).await.unwrap(), LAYER_COUNT);
 }
 
 #[tokio::test]
 async fn text_is_tokenised_off_the_async_threads() {
     let model = Arc::new(Model::demo(&Device::flex()).unwrap());
     let digest = model.digest;
-    let resolver = Resolver::new(service(&PromptComputer::start(model, 1 << 20)));
+    let computer = PromptComputer::start(model, 1 << 20);
+    let resolver = Resolver::new(Arc::new(service(&computer)));
     let text = PromptRef::Public(PublicPrompt::Text("Hello, plan.\n".repeat(1000)));
     let (fetch, asker) = (fetch(FetchId(1), digest, text), Asker::new("edge"));
     let mut prepared = std::pin::pin!(resolver.prepare(&fetch, &asker));

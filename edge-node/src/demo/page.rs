@@ -1,39 +1,76 @@
 //! What the demo prints. A reader who has never seen it should come away knowing what stayed
 //! private, what crossed the network, and that the answer is exact.
 
-#![allow(clippy::print_stdout, reason = "a demo is for reading")]
-
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use edgeprompt_kv::TokenId;
+use edgeprompt_launch::{Failure, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::codec::decode_request;
 use edgeprompt_protocol::frame::FRAME_PREFIX_BYTES;
 use edgeprompt_protocol::{CloudRequest, PromptRef};
-use edgeprompt_telemetry::gantt::{self, ColourMode, GanttStyle};
+use edgeprompt_telemetry::gantt::{self, GanttStyle};
 
 use super::{CLOUD_PROMPT_NAME, CLOUD_TEXT, Demo, Local, Round};
 use crate::private::{PrivateText, PrivateTokens};
 
 const WIDTH: usize = 80;
 
-pub(super) fn title(rtt: Duration) {
-    println!("edgeprompt demo: a cloud node and an edge node on this machine, linked by QUIC");
-    println!("(mutually authenticated, round trip {})\n", ms(rtt));
+/// A part of the page, printed in one piece.
+#[derive(Default)]
+struct Part(String);
+
+impl Part {
+    fn line(&mut self, text: impl Display) {
+        // A string takes everything.
+        let _ = writeln!(self.0, "{text}");
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.line(text);
+        self.line("-".repeat(text.chars().count()));
+    }
+
+    fn quote(&mut self, text: &str) {
+        for line in text.trim_end().lines() {
+            self.line(format_args!("  {line}"));
+        }
+        self.line("");
+    }
+
+    fn row(&mut self, name: &str, text: impl Display) {
+        self.line(format_args!("{name:<22} {text}"));
+    }
+
+    fn print(self) -> Result<(), Failure> {
+        say(self.0)
+    }
+}
+
+pub(super) fn title(rtt: Duration) -> Result<(), Failure> {
+    let mut part = Part::default();
+    part.line("edgeprompt demo: a cloud node and an edge node on this machine, linked by QUIC");
+    part.line(format_args!(
+        "(mutually authenticated, round trip {}); the built-in model knows one trade:",
+        ms(rtt)
+    ));
+    part.line("it answers a guest's question from the facts in the cloud prompt.\n");
+    part.print()
 }
 
 pub(super) fn prompts(
     model: &Model,
     cloud: &[TokenId],
     (text, private): (&PrivateText, &PrivateTokens),
-) {
-    heading(&format!(
+) -> Result<(), Failure> {
+    let mut part = Part::default();
+    part.heading(&format!(
         "PUBLIC: cloud prompt \"{CLOUD_PROMPT_NAME}\", {} tokens",
         cloud.len()
     ));
-    quote(CLOUD_TEXT);
+    part.quote(CLOUD_TEXT);
     let token = |token: Option<&TokenId>| {
         let text = token.and_then(|token| model.tokenizer().ok()?.token_text(*token));
         format!("{:?}", text.unwrap_or_default())
@@ -44,15 +81,15 @@ pub(super) fn prompts(
         token(cloud.last()),
         token(private.for_engine().first())
     );
-    println!("{cut:~^WIDTH$}");
-    heading(&format!(
+    part.line(format_args!("{cut:~^WIDTH$}"));
+    part.heading(&format!(
         "PRIVATE: edge prompt, {} tokens; it never leaves the edge",
         private.len()
     ));
-    quote(text.for_tokenizer());
-    heading("ANSWER, generated on the edge");
-    print!("  ");
-    flush();
+    part.quote(text.for_tokenizer());
+    part.heading("ANSWER, generated on the edge");
+    part.0.push_str("  ");
+    part.print()
 }
 
 /// Standard output for an answer that has its place on the page.
@@ -76,84 +113,83 @@ impl<W: Write> Write for Indented<W> {
     }
 }
 
-pub(super) fn results(demo: &Demo, round: &Round, local: &Local, text: &PrivateText) {
-    let colour = match std::io::stdout().is_terminal() {
-        true => ColourMode::Ansi,
-        false => ColourMode::Plain,
-    };
-    print!(
-        "{}",
-        gantt::render(
-            &round.answered.timeline,
-            GanttStyle {
-                colour,
-                ..GanttStyle::default()
-            }
-        )
-    );
-    println!();
-    heading("WHAT HAPPENED");
-    times(round, local);
-    bytes(demo, round);
-    seen(demo, round, text);
+pub(super) fn results(
+    demo: &Demo,
+    round: &Round,
+    local: &Local,
+    text: &PrivateText,
+) -> Result<(), Failure> {
+    let mut part = Part::default();
+    let style = GanttStyle::of(&io::stdout());
+    part.line(gantt::render(&round.answered.timeline, style));
+    part.heading("WHAT HAPPENED");
+    times(&mut part, round, local);
+    bytes(&mut part, demo, round);
+    seen(&mut part, demo, round, text);
     let (same, count) = (local.tokens == round.answered.tokens, local.tokens.len());
     match same {
-        true => row(
+        true => part.row(
             "single machine",
-            &format!("the same {count} tokens: the split is exact"),
+            format_args!("the same {count} tokens: the split is exact"),
         ),
-        false => row("single machine", "DIFFERENT tokens: this is a defect"),
+        false => part.row("single machine", "DIFFERENT tokens: this is a defect"),
     }
     if let Some(recomputed) = &round.answered.recomputed {
-        let text = format!(
-            "{} layers: {}",
-            recomputed.layer_count, recomputed.loss.detail
+        let (count, detail) = (recomputed.layer_count, &recomputed.loss.detail);
+        part.row(
+            "computed here instead",
+            format_args!("{count} layers: {detail}"),
         );
-        row("computed here instead", &text);
     }
+    part.print()
 }
 
-fn times(round: &Round, local: &Local) {
+fn times(part: &mut Part, round: &Round, local: &Local) {
     let timeline = &round.answered.timeline;
     let pipeline = timeline.pipeline();
-    let ttft = timeline.ttft.unwrap_or_default();
-    row("time to first token", &ms(ttft));
-    let predicted = format!("{} from the measured stages", ms(pipeline.flow_shop()));
-    row("  flow-shop model", &predicted);
-    row(
-        "  all on the edge",
-        &format!("{} (prefill of both prompts here)", ms(local.ttft)),
+    part.row("time to first token", ms(timeline.ttft.unwrap_or_default()));
+    part.row(
+        "  predicted",
+        format_args!(
+            "{} (cloud, link and edge in step: the flow-shop formula)",
+            ms(pipeline.flow_shop())
+        ),
     );
-    row("pipeline", &pipeline.regime().to_string());
+    part.row(
+        "  without a cloud",
+        format_args!("{} (both prompts computed here)", ms(local.ttft)),
+    );
+    part.row("pipeline", pipeline.regime());
 }
 
-fn bytes(demo: &Demo, round: &Round) {
+fn bytes(part: &mut Part, demo: &Demo, round: &Round) {
     let stats = demo.link.stats();
     let messages = demo.uplink.sent().frames();
     let request_bytes: usize = messages.iter().map(|frame| frame.len()).sum();
-    let up = format!(
-        "{} on the wire, of which the request {request_bytes}",
-        stats.sent_bytes
+    let (up, down, kv) = (
+        stats.sent_bytes,
+        stats.received_bytes,
+        round.answered.received_bytes,
     );
-    row("bytes edge to cloud", &up);
-    let down = format!(
-        "{} on the wire, of which keys and values {}",
-        stats.received_bytes, round.answered.received_bytes
+    part.row(
+        "bytes edge to cloud",
+        format_args!("{up} on the wire, of which the request {request_bytes}"),
     );
-    row("bytes cloud to edge", &down);
+    part.row(
+        "bytes cloud to edge",
+        format_args!("{down} on the wire, of which keys and values {kv}"),
+    );
 }
 
 /// What the cloud was sent, and whether anything private is in it: searched, not assumed.
-fn seen(demo: &Demo, round: &Round, text: &PrivateText) {
+fn seen(part: &mut Part, demo: &Demo, round: &Round, text: &PrivateText) {
     let sent = demo.uplink.sent();
     for frame in sent.frames() {
         let seen = frame
             .get(FRAME_PREFIX_BYTES..)
             .and_then(|body| decode_request(body).ok());
-        row(
-            "what the cloud saw",
-            &seen.map_or_else(String::new, |request| described(&request)),
-        );
+        let seen = seen.map_or_else(String::new, |request| described(&request));
+        part.row("what the cloud saw", seen);
     }
     let bytes = sent.bytes();
     let words = text
@@ -171,13 +207,13 @@ fn seen(demo: &Demo, round: &Round, text: &PrivateText) {
         contains(&bytes, &little_endian)
     });
     match found + ids.count() {
-        0 => row(
+        0 => part.row(
             "  anything private?",
             "no: its words and token ids are not among those bytes",
         ),
-        count => row(
+        count => part.row(
             "  anything private?",
-            &format!("YES, {count} times: this is a defect"),
+            format_args!("YES, {count} times: this is a defect"),
         ),
     }
 }
@@ -206,38 +242,21 @@ fn described(request: &CloudRequest) -> String {
     text
 }
 
-pub(super) fn interactive_help() {
-    println!();
-    heading("YOUR TURN: private prompts, one a line; an empty line ends");
-    println!("Try: I am Grace. I am on the ruby plan. How long does it last?\n");
+pub(super) fn interactive_help() -> Result<(), Failure> {
+    let mut part = Part::default();
+    part.line("");
+    part.heading("YOUR TURN: private prompts, one a line; an empty line ends");
+    part.line("Try: I am Grace. I am on the ruby plan. How long does it last?\n");
+    part.print()
 }
 
-pub(super) fn interactive_result(ttft: Option<Duration>) {
+pub(super) fn interactive_result(ttft: Option<Duration>) -> Result<(), Failure> {
     let ttft = ms(ttft.unwrap_or_default());
-    println!("  (first token after {ttft}; the cloud prompt was here already, nothing was sent)\n");
-}
-
-fn heading(text: &str) {
-    println!("{text}");
-    println!("{}", "-".repeat(text.chars().count()));
-}
-
-fn quote(text: &str) {
-    for line in text.trim_end().lines() {
-        println!("  {line}");
-    }
-    println!();
-}
-
-fn row(name: &str, text: &str) {
-    println!("{name:<22} {text}");
+    say(format_args!(
+        "  (first token after {ttft}; the cloud prompt was here already, nothing was sent)\n\n"
+    ))
 }
 
 fn ms(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
-}
-
-/// A terminal that is gone shows nothing more; the demo ends by itself.
-fn flush() {
-    let _ = std::io::stdout().flush();
 }

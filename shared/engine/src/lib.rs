@@ -13,4 +13,4 @@ pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
 pub use private_kv::PrivateKv;
-pub use segment::{CloudSegment, prefill_segment};
+pub use segment::{CloudSegment, SegmentPrefill};

@@ -29,12 +29,10 @@ impl CloudSegment {
     pub fn computed(model: &Model, tokens: &[TokenId]) -> Self {
         let count = u32::try_from(tokens.len()).expect("a prompt fits in u32 positions");
         let segment = Self::empty(&model.geometry, count);
-        prefill_segment(model, tokens, |layer, view| {
-            segment
-                .layers
-                .fill(layer, view)
-                .expect("every layer is computed once");
-        });
+        for (layer, view) in SegmentPrefill::start(model, tokens) {
+            let filled = segment.layers.fill(layer, view);
+            filled.expect("every layer is computed once");
+        }
         segment
     }
 
@@ -49,33 +47,63 @@ impl CloudSegment {
     }
 }
 
-/// Computes a prompt's keys and values layer by layer and hands each layer out as soon as it
-/// exists: layer `l` leaves before its own attention is computed, and nothing is computed after
-/// the last layer's projection.
+/// Computes a prompt's keys and values, one layer at each step: layer `l` is handed out before its
+/// own attention is computed, and nothing is computed after the last layer's projection.
 ///
 /// A layer is given up once it has attended: one layer's keys and values are held at a time, and
 /// what else stays is the caller's.
-pub fn prefill_segment(
-    model: &Model,
-    tokens: &[TokenId],
-    mut emit: impl FnMut(LayerIndex, KvView),
-) {
-    if tokens.is_empty() {
-        return;
-    }
-    let device: Device = model.decoder.device();
-    let mut kv = PrivateKv::empty(&model.geometry, &device);
-    let count = u32::try_from(tokens.len()).expect("a prompt fits in u32 positions");
-    let mut pass = ForwardPass::start(model, tokens, TokenRange::prefix(count));
-    let last = LayerIndex(model.geometry.layer_count() - 1);
-    loop {
-        let layer = pass.layer();
-        pass.project(model, &mut kv);
-        emit(layer, kv.view(layer));
-        if layer == last {
-            return;
+///
+/// Deliberately not `Debug`, as [`ForwardPass`].
+pub struct SegmentPrefill<'a> {
+    model: &'a Model,
+    /// `None` for a prompt without tokens.
+    pass: Option<ForwardPass>,
+    kv: PrivateKv,
+    stage: Stage,
+}
+
+/// What was done last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Started,
+    Projected,
+}
+
+impl<'a> SegmentPrefill<'a> {
+    /// Computes nothing yet.
+    ///
+    /// # Panics
+    /// If the tokens are more than positions.
+    pub fn start(model: &'a Model, tokens: &[TokenId]) -> Self {
+        let device: Device = model.decoder.device();
+        let count = u32::try_from(tokens.len()).expect("a prompt fits in u32 positions");
+        let pass =
+            (count > 0).then(|| ForwardPass::start(model, tokens, TokenRange::prefix(count)));
+        Self {
+            model,
+            pass,
+            kv: PrivateKv::empty(&model.geometry, &device),
+            stage: Stage::Started,
         }
-        pass.attend(model, None, &kv, Fusion::Exact);
-        kv.release(layer);
+    }
+}
+
+impl Iterator for SegmentPrefill<'_> {
+    type Item = (LayerIndex, KvView);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pass = self.pass.as_mut()?;
+        if self.stage == Stage::Projected {
+            let done = pass.layer();
+            if done.0 + 1 == self.model.geometry.layer_count() {
+                return None;
+            }
+            pass.attend(self.model, None, &self.kv, Fusion::Exact);
+            self.kv.release(done);
+        }
+        let layer = pass.layer();
+        pass.project(self.model, &mut self.kv);
+        self.stage = Stage::Projected;
+        Some((layer, self.kv.view(layer)))
     }
 }

@@ -5,23 +5,12 @@
 
 use burn::tensor::Device;
 use edgeprompt_engine::{CloudSegment, Progress, Sequence, SequenceOptions, greedy};
-use edgeprompt_engine::{layer_from_view, prefill_segment, view_from_layer};
+use edgeprompt_engine::{SegmentPrefill, layer_from_view, view_from_layer};
 use edgeprompt_kv::{KvDtype, LayerIndex, TokenId};
-use edgeprompt_model::{Model, ModelConfig, ModelShape};
+use edgeprompt_model::{Model, ModelShape};
 
-/// Random weights small enough for a test: the 110m shape with fewer and narrower layers.
 fn small_model() -> Model {
-    let config = ModelConfig {
-        hidden_dim: 32,
-        mlp_dim: 64,
-        layer_count: 3,
-        q_head_count: 4,
-        kv_head_count: 2,
-        head_dim: 8,
-        vocab_size: 64,
-        ..ModelShape::M110.config()
-    };
-    Model::random(config, &Device::flex(), 7)
+    Model::dummy(ModelShape::Tiny, &Device::flex())
 }
 
 fn tokens(ids: std::ops::Range<u32>) -> Vec<TokenId> {
@@ -38,13 +27,13 @@ fn a_pass_waits_for_each_missing_layer_and_no_other() {
 
     let segment = CloudSegment::empty(&model.geometry, 19);
     let mut arriving = Vec::new();
-    prefill_segment(&model, &cloud, |layer, view| {
+    for (layer, view) in SegmentPrefill::start(&model, &cloud) {
         let wire = layer_from_view(&view, &model.geometry, KvDtype::F32).unwrap();
         arriving.push((
             layer,
             view_from_layer(&wire, &model.geometry, &Device::flex()),
         ));
-    });
+    }
     let mut sequence = Sequence::new(&model, Some(segment.clone()), SequenceOptions::default());
     sequence.begin(&private);
     // The last layer comes first and helps nobody yet.
@@ -63,7 +52,7 @@ fn a_pass_waits_for_each_missing_layer_and_no_other() {
     }
     assert_eq!(sequence.advance(), Progress::Complete);
     assert_eq!(greedy(&sequence.logits()), expected);
-    assert_eq!(last, LayerIndex(2));
+    assert_eq!(last, LayerIndex(5));
     assert!(segment.is_complete());
 }
 

@@ -15,9 +15,6 @@ pub enum LayerError {
         /// Bytes at hand.
         actual: usize,
     },
-    /// The payload does not hash to the digest sent with it.
-    #[error("the layer's bytes do not match their digest")]
-    Digest,
 }
 
 /// One layer's keys, then values, each `[kv_head, token, head_dim]`, little-endian, post-RoPE.
@@ -56,24 +53,6 @@ impl LayerKv {
         })
     }
 
-    /// As [`LayerKv::new`], and the payload must hash to `digest`.
-    ///
-    /// # Errors
-    /// [`LayerError`].
-    pub fn verified(
-        payload: Bytes,
-        geometry: &KvGeometry,
-        token_count: usize,
-        dtype: KvDtype,
-        digest: &LayerDigest,
-    ) -> Result<Self, LayerError> {
-        let layer = Self::new(payload, geometry, token_count, dtype)?;
-        if layer.digest() != *digest {
-            return Err(LayerError::Digest);
-        }
-        Ok(layer)
-    }
-
     /// The raw bytes, as they travel.
     pub const fn payload(&self) -> &Bytes {
         &self.payload
@@ -110,19 +89,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_and_digest_are_checked() {
+    fn the_length_is_checked_and_the_digest_is_of_every_byte() {
         let geometry = KvGeometry::new(1, 2, 4).unwrap();
         let bytes = Bytes::from((0..192u8).collect::<Vec<_>>());
         let layer = LayerKv::new(bytes.clone(), &geometry, 3, KvDtype::F32).unwrap();
         assert_eq!((layer.keys().len(), layer.values()[0]), (96, 96));
-        let digest = layer.digest();
-        let verified = LayerKv::verified(bytes.clone(), &geometry, 3, KvDtype::F32, &digest);
-        assert_eq!(verified, Ok(layer));
 
         let mut corrupt = bytes.to_vec();
         corrupt[100] ^= 1;
-        let refused = LayerKv::verified(corrupt.into(), &geometry, 3, KvDtype::F32, &digest);
-        assert_eq!(refused, Err(LayerError::Digest));
+        let corrupt = LayerKv::new(corrupt.into(), &geometry, 3, KvDtype::F32).unwrap();
+        assert_ne!(corrupt.digest(), layer.digest());
         let short = LayerKv::new(bytes.slice(..191), &geometry, 3, KvDtype::F32);
         assert_eq!(
             short,

@@ -3,6 +3,8 @@
 //! It keeps no KV cache and knows no positions beyond the [`Rotary`] it is handed, so the same
 //! code runs split, monolithic, batched and in training.
 
+use std::fmt;
+
 use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::activation::silu;
@@ -12,7 +14,7 @@ use crate::config::{ModelConfig, QkNorm, QkvBias};
 use crate::rope::Rotary;
 
 /// Queries, keys and values of one layer, post-RoPE.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Qkv {
     /// `[token, q_head, head_dim]`
     pub q: Tensor<3>,
@@ -20,6 +22,17 @@ pub struct Qkv {
     pub k: Tensor<3>,
     /// `[token, kv_head, head_dim]`
     pub v: Tensor<3>,
+}
+
+/// Shows shapes only: the numbers may be those of a private prompt.
+impl fmt::Debug for Qkv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Qkv")
+            .field("q", &self.q.dims())
+            .field("k", &self.k.dims())
+            .field("v", &self.v.dims())
+            .finish()
+    }
 }
 
 /// Normalisation of each query and key head before RoPE (Qwen 3).

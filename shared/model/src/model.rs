@@ -66,6 +66,8 @@ pub enum ModelError {
 /// The shape of a known model, for random weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelShape {
+    /// 60 thousand parameters: 6 layers of 32. It answers nothing; it is there to try things with.
+    Tiny,
     /// 110 million parameters: 12 layers of 768.
     M110,
     /// `TinyLlama` 1.1B.
@@ -78,7 +80,7 @@ pub enum ModelShape {
 
 /// Why a shape is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a model shape: use 110m, tinyllama-1.1b, llama-2-7b or qwen2.5-7b")]
+#[error("{0:?} is not a model shape: use tiny, 110m, tinyllama-1.1b, llama-2-7b or qwen2.5-7b")]
 pub struct UnknownShape(String);
 
 impl FromStr for ModelShape {
@@ -86,6 +88,7 @@ impl FromStr for ModelShape {
 
     fn from_str(text: &str) -> Result<Self, UnknownShape> {
         match text {
+            "tiny" => Ok(Self::Tiny),
             "110m" => Ok(Self::M110),
             "tinyllama-1.1b" => Ok(Self::TinyLlama1B),
             "llama-2-7b" => Ok(Self::Llama2With7B),
@@ -98,6 +101,7 @@ impl FromStr for ModelShape {
 impl fmt::Display for ModelShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Tiny => "tiny",
             Self::M110 => "110m",
             Self::TinyLlama1B => "tinyllama-1.1b",
             Self::Llama2With7B => "llama-2-7b",
@@ -111,6 +115,7 @@ impl ModelShape {
     pub const fn config(self) -> ModelConfig {
         let (layer_count, hidden_dim, q_head_count, kv_head_count, mlp_dim, vocab_size) = match self
         {
+            Self::Tiny => (6, 32, 4, 2, 64, 64),
             Self::M110 => (12, 768, 12, 12, 2048, 32_000),
             Self::TinyLlama1B => (22, 2048, 32, 4, 5632, 32_000),
             Self::Llama2With7B => (32, 4096, 32, 32, 11_008, 32_000),
@@ -125,7 +130,11 @@ impl ModelShape {
             kv_head_count,
             head_dim: hidden_dim / q_head_count,
             vocab_size,
-            context_len_max: if qwen { 32_768 } else { 4096 },
+            context_len_max: match self {
+                Self::Tiny => 128,
+                Self::Qwen25With7B => 32_768,
+                Self::M110 | Self::TinyLlama1B | Self::Llama2With7B => 4096,
+            },
             norm_epsilon: if qwen { 1e-6 } else { 1e-5 },
             rope: RopeConfig {
                 theta: if qwen { 1e6 } else { 1e4 },

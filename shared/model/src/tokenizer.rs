@@ -1,5 +1,6 @@
 //! Text to token ids and back, and the exact cut between a public and a private text.
 
+use std::fmt;
 use std::path::Path;
 
 use edgeprompt_kv::TokenId;
@@ -162,7 +163,6 @@ impl TextTokenizer {
 const CONTEXT_LEN: usize = 6;
 
 /// Turns generated tokens into text as they come, never splitting a character.
-#[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a TextTokenizer,
     /// The last tokens already shown, then those not shown yet.
@@ -199,6 +199,27 @@ impl<'a> TextStream<'a> {
         self.tokens.drain(..keep);
         self.shown = self.tokens.len();
         Ok(text)
+    }
+
+    /// The text held back because the last token ends inside a character, with a replacement
+    /// character for what never came.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Decode`].
+    pub fn finish(self) -> Result<String, TokenizerError> {
+        let before = self.tokenizer.decode(&self.tokens[..self.shown])?;
+        let now = self.tokenizer.decode(&self.tokens)?;
+        Ok(now.strip_prefix(&before).unwrap_or_default().to_owned())
+    }
+}
+
+/// Shows no text: it may be private.
+impl fmt::Debug for TextStream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held_back = self.tokens.len() - self.shown;
+        f.debug_struct("TextStream")
+            .field("held_back", &held_back)
+            .finish_non_exhaustive()
     }
 }
 

@@ -57,11 +57,11 @@ pub enum Refusal {
     },
     /// The cloud is at its limit.
     #[error(
-        "the cloud serves {fetch_count_max} fetches at a time and all are taken: try again shortly"
+        "the cloud is busy, for {waiting_count_max} prompts wait to be computed already: try again shortly"
     )]
     Busy {
-        /// Fetches it serves at a time.
-        fetch_count_max: u32,
+        /// Prompts that may wait, of this edge or of all.
+        waiting_count_max: u32,
     },
     /// The cloud failed; its own log says why.
     #[error("the cloud failed to serve the request: its log says why")]

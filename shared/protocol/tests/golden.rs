@@ -164,7 +164,12 @@ fn refusals() {
         Refusal::LayersOutOfRange { layer_count: 22 },
         "03000000 02 07 16",
     );
-    refused(Refusal::Busy { fetch_count_max: 4 }, "03000000 02 08 04");
+    refused(
+        Refusal::Busy {
+            waiting_count_max: 4,
+        },
+        "03000000 02 08 04",
+    );
     refused(Refusal::Internal, "02000000 02 09");
 }
 

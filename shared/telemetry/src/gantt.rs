@@ -9,6 +9,7 @@
 //! pipeline. However little of the slice the only kind fills, it is shown.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use crate::timeline::{LayerTimeline, LayerTimes, Span};
@@ -53,6 +54,21 @@ impl Default for GanttStyle {
         Self {
             width: 80,
             colour: ColourMode::Plain,
+        }
+    }
+}
+
+impl GanttStyle {
+    /// The style for `stream`: coloured if a terminal shows it.
+    pub fn of(stream: &impl IsTerminal) -> Self {
+        let colour = if stream.is_terminal() {
+            ColourMode::Ansi
+        } else {
+            ColourMode::Plain
+        };
+        Self {
+            colour,
+            ..Self::default()
         }
     }
 }

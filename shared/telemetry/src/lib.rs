@@ -6,6 +6,7 @@
 //! * [`timeline`]: when each layer was computed, sent, waited for and used in one request.
 //! * [`flow_shop`]: what the same request should have taken, by formula.
 //! * [`gantt`]: a timeline drawn in a terminal.
+//! * [`memory`]: the most memory that the process has held.
 //!
 //! This crate opens no socket, starts no thread, and knows neither tensors nor an async runtime.
 //! Who serves the metrics text, and under which address, is the node's business.
@@ -13,6 +14,7 @@
 pub mod exporter;
 pub mod flow_shop;
 pub mod gantt;
+pub mod memory;
 pub mod names;
 pub mod timeline;
 pub mod tracing_setup;

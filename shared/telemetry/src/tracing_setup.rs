@@ -48,23 +48,30 @@ impl fmt::Display for LogFormat {
 /// How much is logged when `RUST_LOG` is not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verbosity {
-    /// `-qq`: errors.
+    /// Errors.
     ErrorsOnly,
-    /// `-q`: warnings too.
+    /// Warnings too: what a program for one answer says without being asked.
     Quiet,
     /// What an operator wants to see.
     #[default]
     Normal,
-    /// `-v`: how our own crates decide.
+    /// How our own crates decide.
     Verbose,
-    /// `-vv`: everything of ours, and how the libraries decide.
+    /// Everything of ours, and how the libraries decide.
     Trace,
 }
 
 impl Verbosity {
-    /// From how often `-v` and `-q` were given. They cancel out; more than two change nothing.
-    pub fn from_counts(verbose_count: u8, quiet_count: u8) -> Self {
-        match i16::from(verbose_count) - i16::from(quiet_count) {
+    /// After `-v` and `-q` were given so often. They cancel out; there is nothing beyond either end.
+    pub fn shifted(self, verbose_count: u8, quiet_count: u8) -> Self {
+        let usual: i16 = match self {
+            Self::ErrorsOnly => -2,
+            Self::Quiet => -1,
+            Self::Normal => 0,
+            Self::Verbose => 1,
+            Self::Trace => 2,
+        };
+        match usual + i16::from(verbose_count) - i16::from(quiet_count) {
             ..=-2 => Self::ErrorsOnly,
             -1 => Self::Quiet,
             0 => Self::Normal,
@@ -179,12 +186,15 @@ mod tests {
 
     #[test]
     fn flags_cancel_out_and_saturate() {
-        assert_eq!(Verbosity::from_counts(0, 0), Verbosity::Normal);
-        assert_eq!(Verbosity::from_counts(1, 1), Verbosity::Normal);
-        assert_eq!(Verbosity::from_counts(1, 0), Verbosity::Verbose);
-        assert_eq!(Verbosity::from_counts(u8::MAX, 0), Verbosity::Trace);
-        assert_eq!(Verbosity::from_counts(0, 1), Verbosity::Quiet);
-        assert_eq!(Verbosity::from_counts(0, u8::MAX), Verbosity::ErrorsOnly);
+        let normal = Verbosity::Normal;
+        assert_eq!(normal.shifted(0, 0), Verbosity::Normal);
+        assert_eq!(normal.shifted(1, 1), Verbosity::Normal);
+        assert_eq!(normal.shifted(1, 0), Verbosity::Verbose);
+        assert_eq!(normal.shifted(u8::MAX, 0), Verbosity::Trace);
+        assert_eq!(normal.shifted(0, 1), Verbosity::Quiet);
+        assert_eq!(normal.shifted(0, u8::MAX), Verbosity::ErrorsOnly);
+        assert_eq!(Verbosity::Quiet.shifted(1, 0), Verbosity::Normal);
+        assert_eq!(Verbosity::Quiet.shifted(0, 1), Verbosity::ErrorsOnly);
     }
 
     #[test]

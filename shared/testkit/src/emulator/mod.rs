@@ -23,13 +23,16 @@
 //!
 //! A measured link is a named one with the rate of a trace:
 //!
-//! ```no_run
-//! use std::path::Path;
+//! ```
 //! use edgeprompt_testkit::emulator::{NamedLink, RateSchedule};
 //!
+//! # let folder = std::env::temp_dir().join(format!("edgeprompt-trace-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! let path = folder.join("5g_trace_40_walking");
+//! # std::fs::write(&path, "0.0 12.5\n1.0 40.0\n")?;
 //! let mut link = NamedLink::FiveG.link(1);
-//! let trace = RateSchedule::from_trace_file(Path::new("5g_trace_40_walking"))?;
-//! link.down = link.down.with_rate(trace);
+//! link.down = link.down.with_rate(RateSchedule::from_trace_file(&path)?);
+//! # std::fs::remove_dir_all(&folder)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -1,0 +1,17 @@
+//! What both programs do when they start and when they end: find the model and show how loading
+//! goes, set up the log, find a node's folders, speak on standard output, name an exit code.
+//!
+//! [`Failure`] holds an `anyhow::Error`, which no other library does, because this is part of two
+//! `main`s: it reports errors of every kind and handles none of them.
+
+mod failure;
+mod folders;
+mod log_args;
+mod model_args;
+mod stdout;
+
+pub use failure::{Exit, Failure};
+pub use folders::identity_dir;
+pub use log_args::LogArgs;
+pub use model_args::{LoadFormat, ModelArgs, OpenModelError, progress_bar};
+pub use stdout::say;
