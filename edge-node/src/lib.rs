@@ -9,6 +9,7 @@ pub mod fetch_plan;
 pub mod layer_bar;
 pub mod link;
 pub mod patience;
+pub mod prefill_speed;
 pub mod private;
 mod public_layers;
 mod speech;
