@@ -77,6 +77,21 @@ const TILE_QUERIES: usize = 32;
 const TILE_SCORES_MAX: usize = 1 << 24;
 
 impl PartialAttention {
+    /// The parts of different queries, one after another.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn concat(parts: Vec<Self>) -> Self {
+        let (outputs, lses) = parts
+            .into_iter()
+            .map(|part| (part.output, part.lse.0))
+            .unzip();
+        Self {
+            output: Tensor::cat(outputs, 0),
+            lse: LogSumExp(Tensor::cat(lses, 0)),
+        }
+    }
+
     /// Attention over no keys: the identity of [`merge`].
     ///
     /// # Shapes
@@ -151,14 +166,9 @@ fn attention_in_tiles(
     let tile = |start: usize| {
         let queries = start..tokens.min(start + tile_len);
         let q = q.clone().narrow(0, start, queries.len());
-        let tile = attend_tile(q, segment, mask.tile(queries, keys));
-        (tile.output, tile.lse.0)
+        attend_tile(q, segment, mask.tile(queries, keys))
     };
-    let (outputs, lses) = (0..tokens).step_by(tile_len).map(tile).unzip();
-    PartialAttention {
-        output: Tensor::cat(outputs, 0),
-        lse: LogSumExp(Tensor::cat(lses, 0)),
-    }
+    PartialAttention::concat((0..tokens).step_by(tile_len).map(tile).collect())
 }
 
 /// Attention of a tile of queries over the keys that any of them sees.

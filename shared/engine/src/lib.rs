@@ -3,14 +3,22 @@
 //! The engine computes and suspends; it never waits, opens no socket and reads no clock. What holds
 //! private tokens or what is computed of them cannot be printed: no such type is `Debug`.
 
+mod batch;
 mod convert;
+mod engine;
 mod forward;
 mod generate;
 mod private_kv;
+mod sampling;
+mod scheduler;
 mod segment;
 
+pub use batch::{BatchPass, BatchRow};
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
+pub use engine::{Engine, EngineLimits, Finish, Generation, Output, SubmitError};
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
 pub use private_kv::PrivateKv;
+pub use sampling::{Chosen, Sampler, SamplingParams, SamplingParamsError};
+pub use scheduler::{AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step};
 pub use segment::{CloudSegment, SegmentPrefill};

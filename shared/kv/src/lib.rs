@@ -3,6 +3,7 @@
 //!
 //! This crate knows no tensors, no sockets and no clock, so every node and every test can use it.
 
+mod blocks;
 mod digest;
 mod geometry;
 mod layer;
@@ -10,6 +11,7 @@ mod range;
 mod segment;
 mod store;
 
+pub use blocks::{BlockId, BlockPool, BlockTable, OutOfBlocks};
 pub use digest::{Digest, DigestKind, LayerDigest, ModelDigest, ParseDigestError, PromptId};
 pub use geometry::{GeometryError, KvDtype, KvGeometry};
 pub use layer::{LayerError, LayerKv};

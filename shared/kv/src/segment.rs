@@ -64,6 +64,11 @@ impl<T> SegmentSlots<T> {
         self.slots.get(layer.as_usize())?.get()
     }
 
+    /// Whether both are the same slots, not only equal ones.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slots, &other.slots)
+    }
+
     /// Layers in all.
     pub fn layer_count(&self) -> usize {
         self.slots.len()

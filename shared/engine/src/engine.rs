@@ -1,0 +1,300 @@
+//! Many generations at once on one model: continuous batching over blocks of private KV.
+//!
+//! [`Engine::step`] computes as much as one step allows and never waits: a prompt whose cloud layer
+//! is missing stands still while the others go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use edgeprompt_attention::KvBlocks;
+use edgeprompt_kv::TokenId;
+use edgeprompt_model::Model;
+
+use crate::scheduler::{
+    AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
+};
+use crate::{BatchPass, BatchRow, Chosen, CloudSegment, Progress, Sampler};
+
+/// What an engine may use.
+pub type EngineLimits = SchedulerLimits;
+
+/// One generation. Deliberately not `Debug`: it holds private tokens.
+pub struct Generation {
+    /// The private prompt.
+    pub prompt: Vec<TokenId>,
+    /// The cloud prompt before it; its layers may still be on their way.
+    pub segment: Option<CloudSegment>,
+    /// Chooses its tokens.
+    pub sampler: Sampler,
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// Tokens that end it; none to ignore the model's.
+    pub end_tokens: Vec<TokenId>,
+}
+
+/// Why a generation is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// There is nothing to continue.
+    #[error("the private prompt is empty: it needs at least one token")]
+    EmptyPrompt,
+    /// The model has no positions for it.
+    #[error("{token_count} tokens do not fit the model's context of {context_len_max}")]
+    ContextTooShort {
+        /// Tokens of both prompts, and one to generate.
+        token_count: usize,
+        /// Positions of the model.
+        context_len_max: usize,
+    },
+    /// The schedule has no place for it.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// One of its end tokens was chosen.
+    EndToken,
+    /// It has as many tokens as were asked for, or as the model's context holds.
+    Length,
+}
+
+/// What a step brought for one generation. Deliberately not `Debug`: the token follows from the
+/// private prompt.
+pub struct Output {
+    /// The generation.
+    pub id: SequenceId,
+    /// The token chosen; an end token is not part of the answer.
+    pub chosen: Chosen,
+    /// Whether that was the last.
+    pub finish: Option<Finish>,
+}
+
+/// Generates for many at once.
+///
+/// Deliberately not `Debug`: it holds private tokens and KV.
+pub struct Engine {
+    model: Arc<Model>,
+    scheduler: Scheduler,
+    /// Of each layer.
+    kv: Vec<KvBlocks>,
+    sequences: BTreeMap<SequenceId, State>,
+    /// Passes that wait for a layer of a cloud prompt, each of one row.
+    suspended: Vec<Suspended>,
+}
+
+struct State {
+    /// Private tokens: the prompt and what was generated.
+    tokens: Vec<TokenId>,
+    prompt_len: usize,
+    segment: Option<CloudSegment>,
+    sampler: Sampler,
+    max_tokens: usize,
+    end_tokens: Vec<TokenId>,
+}
+
+struct Suspended {
+    pass: BatchPass,
+    rows: Vec<ScheduledRow>,
+}
+
+impl Engine {
+    /// An engine without work; takes the memory of all its blocks at once.
+    pub fn new(model: Arc<Model>, limits: EngineLimits) -> Self {
+        let device = model.decoder.device();
+        let geometry = &model.geometry;
+        let shape = [
+            limits.block_count,
+            geometry.kv_head_count(),
+            limits.block_len.get(),
+            geometry.head_dim(),
+        ];
+        let layers = model.decoder.layers().len();
+        Self {
+            kv: (0..layers)
+                .map(|_| KvBlocks::zeros(shape, &device))
+                .collect(),
+            scheduler: Scheduler::new(limits),
+            sequences: BTreeMap::new(),
+            suspended: Vec::new(),
+            model,
+        }
+    }
+
+    /// Takes a generation in.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn submit(&mut self, generation: Generation) -> Result<SequenceId, SubmitError> {
+        if generation.prompt.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        let cloud_len = generation.segment.as_ref().map_or(0, |s| s.range().len());
+        let prompt_len = generation.prompt.len();
+        let context_len_max = self.model.config.context_len_max;
+        let room = context_len_max.saturating_sub(cloud_len + prompt_len);
+        if room == 0 {
+            return Err(SubmitError::ContextTooShort {
+                token_count: cloud_len + prompt_len + 1,
+                context_len_max,
+            });
+        }
+        // The last token of an answer takes no position.
+        let max_tokens = generation.max_tokens.clamp(1, room + 1);
+        let id = self.scheduler.submit(prompt_len, max_tokens)?;
+        self.sequences.insert(
+            id,
+            State {
+                tokens: generation.prompt,
+                prompt_len,
+                segment: generation.segment,
+                sampler: generation.sampler,
+                max_tokens,
+                end_tokens: generation.end_tokens,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Ends a generation early; its blocks are free at once.
+    pub fn cancel(&mut self, id: SequenceId) {
+        self.drop_rows(&[id]);
+        self.scheduler.end(id);
+        self.sequences.remove(&id);
+    }
+
+    /// Whether any generation is under way.
+    pub fn is_idle(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Blocks in use, and all of them.
+    pub const fn block_usage(&self) -> (usize, usize) {
+        self.scheduler.block_usage()
+    }
+
+    /// Generations that compute, and those that wait for their turn.
+    pub fn counts(&self) -> (usize, usize) {
+        (
+            self.scheduler.running_count(),
+            self.scheduler.waiting_count(),
+        )
+    }
+
+    /// Computes one step. `None` if there was nothing to compute: without work, or as long as every
+    /// generation waits for layers of its cloud prompt.
+    pub fn step(&mut self) -> Option<Vec<Output>> {
+        let Step { preempted, rows } = self.scheduler.next_step();
+        self.drop_rows(&preempted);
+        let mut progressed = !rows.is_empty();
+        let (ready, waiting): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| {
+            let segment = self.sequences[&row.id].segment.as_ref();
+            segment.is_none_or(CloudSegment::is_complete)
+        });
+        // Those that wait for a cloud prompt do so each for itself, and hold up nobody else.
+        let mut passes: Vec<_> = waiting.into_iter().map(|row| vec![row]).collect();
+        passes.push(ready);
+        for rows in passes.into_iter().filter(|rows| !rows.is_empty()) {
+            self.suspended.push(self.begin(rows));
+        }
+        let mut outputs = Vec::new();
+        for mut suspended in std::mem::take(&mut self.suspended) {
+            match self.advance(&mut suspended.pass) {
+                (Progress::Complete, _) => {
+                    progressed = true;
+                    self.complete(suspended, &mut outputs);
+                }
+                (_, layers_done) => {
+                    progressed |= layers_done > 0;
+                    self.suspended.push(suspended);
+                }
+            }
+        }
+        progressed.then_some(outputs)
+    }
+
+    /// As far as the layers at hand allow; also how many layers that were.
+    fn advance(&mut self, pass: &mut BatchPass) -> (Progress, usize) {
+        let mut layers_done = 0;
+        loop {
+            match pass.advance(&self.model, &mut self.kv) {
+                Progress::LayerDone(_) => layers_done += 1,
+                ended => return (ended, layers_done),
+            }
+        }
+    }
+
+    fn begin(&self, mut rows: Vec<ScheduledRow>) -> Suspended {
+        // Rows on one cloud prompt side by side; within it in the order of arrival.
+        let mut order: Vec<&CloudSegment> = Vec::new();
+        let mut key = |row: &ScheduledRow| {
+            let segment = self.sequences[&row.id].segment.as_ref()?;
+            let known = order
+                .iter()
+                .position(|other| segment.layers.is_same(&other.layers));
+            Some(known.unwrap_or_else(|| {
+                order.push(segment);
+                order.len() - 1
+            }))
+        };
+        rows.sort_by_cached_key(|row| key(row));
+        let batch = rows.iter().map(|row| {
+            let state = &self.sequences[&row.id];
+            let tokens = state.tokens[row.start..row.start + row.len].to_vec();
+            let table = self.scheduler.table(row.id);
+            let table = table.expect("a scheduled sequence has a table");
+            BatchRow::new(tokens, row.start, state.segment.clone(), table)
+        });
+        Suspended {
+            pass: BatchPass::start(&self.model, batch.collect()),
+            rows,
+        }
+    }
+
+    fn complete(&mut self, done: Suspended, outputs: &mut Vec<Output>) {
+        let whole =
+            |row: &ScheduledRow| row.start + row.len == self.sequences[&row.id].tokens.len();
+        let chosen: Vec<usize> = (0..done.rows.len())
+            .filter(|index| whole(&done.rows[*index]))
+            .collect();
+        let logits = done.pass.logits(&self.model, &chosen);
+        for row in &done.rows {
+            self.scheduler.computed(row.id);
+        }
+        for (index, logits) in chosen.into_iter().zip(logits) {
+            let output = self.choose(done.rows[index].id, &logits);
+            outputs.push(output);
+        }
+    }
+
+    fn choose(&mut self, id: SequenceId, logits: &[f32]) -> Output {
+        let state = self.sequences.get_mut(&id).expect("its row was computed");
+        let chosen = state.sampler.choose(logits);
+        state.tokens.push(chosen.token);
+        let generated = state.tokens.len() - state.prompt_len;
+        let finish = if state.end_tokens.contains(&chosen.token) {
+            Some(Finish::EndToken)
+        } else if generated >= state.max_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        };
+        if finish.is_some() {
+            self.scheduler.end(id);
+            self.sequences.remove(&id);
+        } else {
+            self.scheduler.appended(id);
+        }
+        Output { id, chosen, finish }
+    }
+
+    /// Voids what is under way for some sequences: a pass that waits has the row of one sequence.
+    fn drop_rows(&mut self, ids: &[SequenceId]) {
+        self.suspended
+            .retain(|suspended| !suspended.rows.iter().any(|row| ids.contains(&row.id)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::num::NonZeroUsize;
+
+use burn::tensor::Device;
+use edgeprompt_kv::LayerIndex;
+use edgeprompt_model::ModelShape;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{SamplingParams, SegmentPrefill, Sequence, SequenceOptions};
+
+fn model() -> Arc<Model> {
+    Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()))
+}
+
+fn limits(block_count: usize) -> EngineLimits {
+    let positive = |count| NonZeroUsize::new(count).unwrap();
+    EngineLimits {
+        max_num_seqs: positive(4),
+        max_num_batched_tokens: positive(12),
+        max_num_waiting: 100,
+        block_len: positive(4),
+        block_count,
+    }
+}
+
+/// A generation as a user describes it.
+#[derive(Clone, Debug)]
+struct Case {
+    /// Which cloud prompt, if any.
+    cloud: Option<usize>,
+    prompt: Vec<TokenId>,
+    max_tokens: usize,
+    seed: u64,
+    temperature: f32,
+}
+
+const CLOUD_LENS: [u32; 2] = [9, 21];
+
+fn cloud_tokens(cloud: usize) -> Vec<TokenId> {
+    let first = 3 + 20 * u32::try_from(cloud).unwrap();
+    (first..first + CLOUD_LENS[cloud]).map(TokenId).collect()
+}
+
+impl Case {
+    fn sampler(&self) -> Sampler {
+        let params = SamplingParams {
+            temperature: self.temperature,
+            ..SamplingParams::default()
+        };
+        Sampler::new(params, self.seed, &[])
+    }
+
+    /// What it gives alone.
+    fn alone(&self, model: &Model) -> Vec<TokenId> {
+        let segment = self
+            .cloud
+            .map(|cloud| CloudSegment::computed(model, &cloud_tokens(cloud)));
+        let mut sequence = Sequence::new(model, segment, SequenceOptions::default());
+        let (mut sampler, mut tokens) = (self.sampler(), Vec::new());
+        let mut next = self.prompt.clone();
+        while tokens.len() < self.max_tokens {
+            sequence.begin(&next);
+            while sequence.advance() != Progress::Complete {}
+            let token = sampler.choose(&sequence.logits()).token;
+            tokens.push(token);
+            next = vec![token];
+        }
+        tokens
+    }
+}
+
+fn cases() -> impl Strategy<Value = Vec<Case>> {
+    let prompt = proptest::collection::vec((0..64u32).prop_map(TokenId), 1..24);
+    let cloud = proptest::option::of(0..CLOUD_LENS.len());
+    let temperature = prop_oneof![Just(0.0f32), Just(1.0f32)];
+    let case = (cloud, prompt, 1..10usize, any::<u64>(), temperature);
+    let case = case.prop_map(|(cloud, prompt, max_tokens, seed, temperature)| Case {
+        cloud,
+        prompt,
+        max_tokens,
+        seed,
+        temperature,
+    });
+    proptest::collection::vec(case, 1..9)
+}
+
+/// Cloud prompts whose layers come one at a time.
+struct Arriving {
+    segment: CloudSegment,
+    missing: Vec<(LayerIndex, edgeprompt_attention::KvView)>,
+}
+
+impl Arriving {
+    fn new(model: &Model, cloud: usize) -> Self {
+        let mut missing: Vec<_> = SegmentPrefill::start(model, &cloud_tokens(cloud)).collect();
+        missing.reverse();
+        let segment = CloudSegment::empty(&model.geometry, CLOUD_LENS[cloud]);
+        Self { segment, missing }
+    }
+
+    fn next_layer(&mut self) {
+        if let Some((layer, view)) = self.missing.pop() {
+            self.segment.layers.fill(layer, view).unwrap();
+        }
+    }
+}
+
+fn run(model: &Arc<Model>, cases: &[Case], layer_every: usize) -> Vec<Vec<TokenId>> {
+    // Room for little more than the longest, so that some are preempted.
+    let mut engine = Engine::new(Arc::clone(model), limits(9));
+    let mut clouds: Vec<_> = (0..CLOUD_LENS.len())
+        .map(|cloud| Arriving::new(model, cloud))
+        .collect();
+    let mut ids = Vec::new();
+    for case in cases {
+        let generation = Generation {
+            prompt: case.prompt.clone(),
+            segment: case.cloud.map(|cloud| clouds[cloud].segment.clone()),
+            sampler: case.sampler(),
+            max_tokens: case.max_tokens,
+            end_tokens: Vec::new(),
+        };
+        ids.push(engine.submit(generation).unwrap());
+    }
+    let mut tokens = vec![Vec::new(); cases.len()];
+    let mut steps = 0;
+    while !engine.is_idle() {
+        steps += 1;
+        assert!(steps < 10_000, "no end in sight");
+        if steps % layer_every == 0 {
+            clouds.iter_mut().for_each(Arriving::next_layer);
+        }
+        for output in engine.step().into_iter().flatten() {
+            let index = ids.iter().position(|id| *id == output.id).unwrap();
+            tokens[index].push(output.chosen.token);
+        }
+    }
+    assert_eq!(engine.block_usage().0, 0, "every block is free again");
+    assert!(engine.suspended.is_empty());
+    tokens
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tokens_do_not_depend_on_what_else_is_computed(cases in cases(), layer_every in 1..4usize) {
+        let model = model();
+        let batched = run(&model, &cases, layer_every);
+        for (case, tokens) in cases.iter().zip(batched) {
+            prop_assert_eq!(tokens, case.alone(&model));
+        }
+    }
+}
+
+fn generation(prompt_len: u32, max_tokens: usize, segment: Option<CloudSegment>) -> Generation {
+    Generation {
+        prompt: (1..=prompt_len).map(TokenId).collect(),
+        segment,
+        sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
+        max_tokens,
+        end_tokens: Vec::new(),
+    }
+}
+
+#[test]
+fn a_prompt_without_its_cloud_layers_holds_up_nobody() {
+    let model = model();
+    let mut engine = Engine::new(Arc::clone(&model), limits(40));
+    let segment = CloudSegment::empty(&model.geometry, 9);
+    let waiting = engine
+        .submit(generation(5, 3, Some(segment.clone())))
+        .unwrap();
+    assert!(engine.step().is_some_and(|outputs| outputs.is_empty()));
+    assert!(engine.step().is_none(), "nothing can be computed");
+    let other = engine.submit(generation(5, 3, None)).unwrap();
+    for _ in 0..3 {
+        let outputs = engine.step().unwrap();
+        assert!(outputs.len() == 1 && outputs[0].id == other);
+    }
+    assert!(engine.step().is_none());
+    engine.cancel(waiting);
+    assert!(engine.is_idle());
+    assert_eq!(engine.block_usage().0, 0);
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused() {
+    let mut engine = Engine::new(model(), limits(100));
+    let refused = |engine: &mut Engine, generation| engine.submit(generation).unwrap_err();
+    assert_eq!(
+        refused(&mut engine, generation(0, 1, None)),
+        SubmitError::EmptyPrompt
+    );
+    assert_eq!(
+        refused(&mut engine, generation(128, 1, None)),
+        SubmitError::ContextTooShort {
+            token_count: 129,
+            context_len_max: 128
+        }
+    );
+    let mut small = Engine::new(model(), limits(2));
+    assert!(matches!(
+        refused(&mut small, generation(9, 1, None)),
+        SubmitError::Admission(AdmissionError::NeverFits { .. })
+    ));
+}
+
+#[test]
+fn an_end_token_ends_an_answer() {
+    let model = model();
+    let mut alone = Engine::new(Arc::clone(&model), limits(40));
+    alone.submit(generation(5, 1, None)).unwrap();
+    let first = alone.step().unwrap()[0].chosen.token;
+    let mut engine = Engine::new(model, limits(40));
+    let ended = Generation {
+        end_tokens: vec![first],
+        ..generation(5, 9, None)
+    };
+    engine.submit(ended).unwrap();
+    let outputs = engine.step().unwrap();
+    assert!(outputs[0].finish == Some(Finish::EndToken));
+    assert!(engine.is_idle());
+}

@@ -1,0 +1,281 @@
+//! Which sequences compute how many tokens in the next step: continuous batching with chunked
+//! prefill. Pure: no tensors, no clock, no thread.
+//!
+//! Every sequence that generates gets its one token in every step, so generation never starves;
+//! what is left of a step's tokens goes to prompts, first come first served. When blocks run out,
+//! the sequence that came last gives its own back and computes them again later, so the one that
+//! came first always goes on.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use edgeprompt_kv::{BlockPool, BlockTable, OutOfBlocks};
+
+/// What a scheduler may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerLimits {
+    /// Most sequences that compute at a time.
+    pub max_num_seqs: NonZeroUsize,
+    /// Most tokens of one step, of all sequences together; never less than `max_num_seqs`.
+    pub max_num_batched_tokens: NonZeroUsize,
+    /// Most sequences that wait for their turn.
+    pub max_num_waiting: usize,
+    /// Tokens of one block of private KV.
+    pub block_len: NonZeroUsize,
+    /// Blocks of private KV, of all sequences together.
+    pub block_count: usize,
+}
+
+/// A sequence, numbered in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(u64);
+
+/// Why a sequence is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// It has more tokens than the pool could hold for it alone.
+    #[error(
+        "{token_count} private tokens, generated ones included, do not fit the KV pool of {token_count_max}"
+    )]
+    NeverFits {
+        /// Private tokens of the prompt and those to generate.
+        token_count: usize,
+        /// Tokens of all blocks together.
+        token_count_max: usize,
+    },
+    /// Too many wait already.
+    #[error("{0} requests wait already")]
+    QueueFull(usize),
+}
+
+/// Tokens of one sequence to compute in a step: `start..start + len` of its private tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScheduledRow {
+    /// The sequence.
+    pub id: SequenceId,
+    /// The first token.
+    pub start: usize,
+    /// How many.
+    pub len: usize,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Sequences that gave their blocks back; whatever was under way for them is void.
+    pub preempted: Vec<SequenceId>,
+    /// What to compute.
+    pub rows: Vec<ScheduledRow>,
+}
+
+/// Sequences that wait and sequences that compute.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: SchedulerLimits,
+    pool: BlockPool,
+    next_id: u64,
+    /// In the order of arrival, which is their priority.
+    waiting: BTreeMap<SequenceId, usize>,
+    running: BTreeMap<SequenceId, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    table: BlockTable,
+    /// Private tokens known: the prompt and what was generated.
+    token_count: usize,
+    /// Of those, the ones whose keys and values are in the blocks.
+    computed: usize,
+    /// Tokens after those that are being computed.
+    in_flight: usize,
+}
+
+impl Scheduler {
+    /// An empty schedule.
+    pub fn new(limits: SchedulerLimits) -> Self {
+        Self {
+            pool: BlockPool::new(limits.block_count),
+            limits,
+            next_id: 0,
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Lets a sequence wait for its turn: `prompt_len` private tokens at least one, and up to
+    /// `max_tokens` generated ones.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub fn submit(
+        &mut self,
+        prompt_len: usize,
+        max_tokens: usize,
+    ) -> Result<SequenceId, AdmissionError> {
+        let token_count_max = self.pool.block_count() * self.limits.block_len.get();
+        // The last generated token is never computed.
+        let token_count = prompt_len.saturating_add(max_tokens.saturating_sub(1));
+        if token_count > token_count_max {
+            return Err(AdmissionError::NeverFits {
+                token_count,
+                token_count_max,
+            });
+        }
+        if self.waiting.len() >= self.limits.max_num_waiting {
+            return Err(AdmissionError::QueueFull(self.waiting.len()));
+        }
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.waiting.insert(id, prompt_len);
+        Ok(id)
+    }
+
+    /// Plans a step. Its rows are under way until [`Scheduler::computed`]; a sequence whose row is
+    /// under way gets no other.
+    pub fn next_step(&mut self) -> Step {
+        let mut step = Step::default();
+        let mut left = self
+            .limits
+            .max_num_batched_tokens
+            .max(self.limits.max_num_seqs)
+            .get();
+        let generating = self.ids(|running| running.in_flight == 0 && running.pending() == 1);
+        for id in generating {
+            left -= self.schedule(id, 1, &mut step);
+        }
+        let prompts = self.ids(|running| running.in_flight == 0 && running.pending() > 1);
+        for id in prompts {
+            left -= self.schedule(id, left, &mut step);
+        }
+        self.admit(left, &mut step);
+        step
+    }
+
+    /// The row of a sequence is computed: its keys and values are in the blocks.
+    pub fn computed(&mut self, id: SequenceId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.computed += std::mem::take(&mut running.in_flight);
+        }
+    }
+
+    /// A token was generated after all others were computed, and is to be computed next.
+    pub fn appended(&mut self, id: SequenceId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.token_count += 1;
+        }
+    }
+
+    /// Ends a sequence, however far it is; its blocks are free at once.
+    pub fn end(&mut self, id: SequenceId) {
+        self.waiting.remove(&id);
+        if let Some(mut running) = self.running.remove(&id) {
+            running.table.clear(&mut self.pool);
+        }
+    }
+
+    /// Where the private tokens of a sequence lie, if it has its turn.
+    pub fn table(&self, id: SequenceId) -> Option<&BlockTable> {
+        self.running.get(&id).map(|running| &running.table)
+    }
+
+    /// Sequences that compute.
+    pub fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences that wait for their turn.
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Blocks in use, and all of them.
+    pub const fn block_usage(&self) -> (usize, usize) {
+        let all = self.pool.block_count();
+        (all - self.pool.free_count(), all)
+    }
+
+    fn ids(&self, chosen: impl Fn(&Running) -> bool) -> Vec<SequenceId> {
+        let chosen = self.running.iter().filter(|(_, running)| chosen(running));
+        chosen.map(|(id, _)| *id).collect()
+    }
+
+    /// Schedules up to `len_max` tokens of a running sequence and says how many. Those that came
+    /// after it make room if they must; if that is not enough, it steps back itself.
+    fn schedule(&mut self, id: SequenceId, len_max: usize, step: &mut Step) -> usize {
+        loop {
+            // It may have made room for an earlier one meanwhile.
+            let Some(running) = self.running.get_mut(&id) else {
+                return 0;
+            };
+            let len = running.pending().min(len_max);
+            if len == 0 {
+                return 0;
+            }
+            let start = running.computed;
+            match running.table.reserve(&mut self.pool, start + len) {
+                Ok(()) => {
+                    running.in_flight = len;
+                    step.rows.push(ScheduledRow { id, start, len });
+                    return len;
+                }
+                Err(OutOfBlocks) => {
+                    let (last, _) = self.running.last_key_value().expect("this one runs");
+                    self.preempt(*last, step);
+                }
+            }
+        }
+    }
+
+    /// Sends a sequence back to wait, its blocks free.
+    fn preempt(&mut self, id: SequenceId, step: &mut Step) {
+        let Some(mut running) = self.running.remove(&id) else {
+            return;
+        };
+        running.table.clear(&mut self.pool);
+        self.waiting.insert(id, running.token_count);
+        step.rows.retain(|row| row.id != id);
+        step.preempted.push(id);
+    }
+
+    /// Gives waiting sequences their turn as long as tokens, places and blocks are left. Nobody is
+    /// preempted for one that comes later.
+    fn admit(&mut self, mut left: usize, step: &mut Step) {
+        // A block freed by a preemption is for the one it was freed for.
+        while step.preempted.is_empty()
+            && left > 0
+            && self.running.len() < self.limits.max_num_seqs.get()
+        {
+            let Some((&id, &token_count)) = self.waiting.first_key_value() else {
+                return;
+            };
+            let len = token_count.min(left);
+            let mut table = BlockTable::new(self.limits.block_len);
+            if table.reserve(&mut self.pool, len).is_err() {
+                table.clear(&mut self.pool);
+                return;
+            }
+            self.waiting.remove(&id);
+            self.running.insert(
+                id,
+                Running {
+                    table,
+                    token_count,
+                    computed: 0,
+                    in_flight: len,
+                },
+            );
+            step.rows.push(ScheduledRow { id, start: 0, len });
+            left -= len;
+        }
+    }
+}
+
+impl Running {
+    /// Tokens whose keys and values are still to be computed.
+    const fn pending(&self) -> usize {
+        self.token_count - self.computed - self.in_flight
+    }
+}
+
+#[cfg(test)]
+mod tests;

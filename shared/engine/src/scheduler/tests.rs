@@ -1,0 +1,210 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn limits(max_num_seqs: usize, max_num_batched_tokens: usize, block_count: usize) -> Scheduler {
+    let positive = |count| NonZeroUsize::new(count).unwrap();
+    Scheduler::new(SchedulerLimits {
+        max_num_seqs: positive(max_num_seqs),
+        max_num_batched_tokens: positive(max_num_batched_tokens),
+        max_num_waiting: 100,
+        block_len: positive(4),
+        block_count,
+    })
+}
+
+fn row(id: SequenceId, start: usize, len: usize) -> ScheduledRow {
+    ScheduledRow { id, start, len }
+}
+
+#[test]
+fn generation_goes_on_beside_a_long_prompt() {
+    let mut scheduler = limits(4, 8, 100);
+    let short = scheduler.submit(3, 10).unwrap();
+    assert_eq!(scheduler.next_step().rows, [row(short, 0, 3)]);
+    scheduler.computed(short);
+    scheduler.appended(short);
+    let long = scheduler.submit(20, 10).unwrap();
+    for (token, chunk) in [(3, 0..7), (4, 7..14), (5, 14..20)] {
+        let rows = scheduler.next_step().rows;
+        assert_eq!(
+            rows,
+            [row(short, token, 1), row(long, chunk.start, chunk.len())]
+        );
+        scheduler.computed(short);
+        scheduler.computed(long);
+        scheduler.appended(short);
+    }
+}
+
+#[test]
+fn a_row_under_way_holds_up_nobody_else() {
+    let mut scheduler = limits(4, 8, 100);
+    let suspended = scheduler.submit(20, 1).unwrap();
+    assert_eq!(scheduler.next_step().rows, [row(suspended, 0, 8)]);
+    let other = scheduler.submit(5, 1).unwrap();
+    assert_eq!(scheduler.next_step().rows, [row(other, 0, 5)]);
+    scheduler.computed(suspended);
+    assert_eq!(scheduler.next_step().rows, [row(suspended, 8, 8)]);
+}
+
+#[test]
+fn the_last_to_come_makes_room_and_starts_again() {
+    let mut scheduler = limits(4, 100, 4);
+    let (first, last) = (
+        scheduler.submit(8, 8).unwrap(),
+        scheduler.submit(8, 8).unwrap(),
+    );
+    assert_eq!(scheduler.next_step().rows.len(), 2);
+    for id in [first, last] {
+        scheduler.computed(id);
+        scheduler.appended(id);
+    }
+    let step = scheduler.next_step();
+    assert_eq!(step.preempted, [last]);
+    assert_eq!(step.rows, [row(first, 8, 1)]);
+    assert_eq!(scheduler.waiting_count(), 1);
+    scheduler.end(first);
+    // Its nine tokens, one of them generated, are computed in one go.
+    assert_eq!(scheduler.next_step().rows, [row(last, 0, 9)]);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let mut scheduler = limits(4, 8, 3);
+    assert!(scheduler.submit(12, 1).is_ok());
+    let refused = scheduler.submit(12, 2).unwrap_err();
+    let (token_count, token_count_max) = (13, 12);
+    assert_eq!(
+        refused,
+        AdmissionError::NeverFits {
+            token_count,
+            token_count_max
+        }
+    );
+}
+
+/// A request of the model: what it still has to generate.
+#[derive(Clone, Debug)]
+struct Request {
+    prompt_len: usize,
+    generated: usize,
+    max_tokens: usize,
+    computed: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Submit(usize, usize),
+    Cancel(prop::sample::Index),
+    /// A step in which the rows of some sequences stay under way.
+    Step(u8),
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        2 => (1..30usize, 1..12usize).prop_map(|(prompt, max)| Action::Submit(prompt, max)),
+        1 => any::<prop::sample::Index>().prop_map(Action::Cancel),
+        4 => any::<u8>().prop_map(Action::Step),
+    ];
+    proptest::collection::vec(action, 0..80)
+}
+
+/// Every request as a scheduler's user sees it.
+#[derive(Default)]
+struct Naive {
+    requests: BTreeMap<SequenceId, Request>,
+    under_way: BTreeMap<SequenceId, ScheduledRow>,
+}
+
+impl Naive {
+    fn step(&mut self, scheduler: &mut Scheduler, keep: u8) -> Result<usize, TestCaseError> {
+        let step = scheduler.next_step();
+        for id in &step.preempted {
+            self.under_way.remove(id);
+            self.requests.get_mut(id).unwrap().computed = 0;
+        }
+        let tokens: usize = step.rows.iter().map(|row| row.len).sum();
+        prop_assert!(tokens <= 16, "{step:?}");
+        for row in &step.rows {
+            let request = &self.requests[&row.id];
+            prop_assert_eq!(row.start, request.computed, "tokens are computed in order");
+            let known = request.prompt_len + request.generated;
+            prop_assert!(row.len > 0 && row.start + row.len <= known);
+            let table = scheduler.table(row.id).unwrap();
+            prop_assert!(table.capacity() >= row.start + row.len);
+            let twice = self.under_way.insert(row.id, *row);
+            prop_assert!(twice.is_none(), "a row while another is under way");
+        }
+        prop_assert!(scheduler.running_count() <= 5);
+        let done: Vec<_> = self.under_way.keys().copied().collect();
+        for (index, id) in done.into_iter().enumerate() {
+            if keep >> (index % 8) & 1 == 0 {
+                self.finish_row(scheduler, id);
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn finish_row(&mut self, scheduler: &mut Scheduler, id: SequenceId) {
+        let row = self.under_way.remove(&id).unwrap();
+        scheduler.computed(id);
+        let request = self.requests.get_mut(&id).unwrap();
+        request.computed = row.start + row.len;
+        if request.computed < request.prompt_len + request.generated {
+            return;
+        }
+        request.generated += 1;
+        if request.generated == request.max_tokens {
+            self.requests.remove(&id);
+            scheduler.end(id);
+        } else {
+            scheduler.appended(id);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_request_ends_and_no_block_is_lost(actions in actions()) {
+        let mut scheduler = limits(5, 16, 10);
+        let mut naive = Naive::default();
+        for action in actions {
+            match action {
+                Action::Submit(prompt_len, max_tokens) => {
+                    let fits = prompt_len + max_tokens - 1 <= 40;
+                    let submitted = scheduler.submit(prompt_len, max_tokens);
+                    prop_assert_eq!(submitted.is_ok(), fits);
+                    if let Ok(id) = submitted {
+                        let request = Request { prompt_len, generated: 0, max_tokens, computed: 0 };
+                        naive.requests.insert(id, request);
+                    }
+                }
+                Action::Cancel(index) if !naive.requests.is_empty() => {
+                    let ids: Vec<_> = naive.requests.keys().copied().collect();
+                    let id = ids[index.index(ids.len())];
+                    naive.requests.remove(&id);
+                    naive.under_way.remove(&id);
+                    scheduler.end(id);
+                }
+                Action::Cancel(_) => {}
+                Action::Step(keep) => {
+                    naive.step(&mut scheduler, keep)?;
+                }
+            }
+            let known = scheduler.running_count() + scheduler.waiting_count();
+            prop_assert_eq!(known, naive.requests.len());
+        }
+        let left: usize = naive.requests.values().map(|request| request.prompt_len + request.max_tokens).sum();
+        // What is under way ends, and with it everything: the first to come is never held up.
+        let mut steps = 0;
+        while !naive.requests.is_empty() {
+            naive.step(&mut scheduler, 0)?;
+            steps += 1;
+            prop_assert!(steps <= 10 + 40 * left, "no end in sight");
+        }
+        prop_assert_eq!(scheduler.block_usage().0, 0);
+    }
+}
