@@ -47,7 +47,8 @@ impl ForwardPass {
     /// the positions `private`.
     ///
     /// # Panics
-    /// If there are no tokens or the ranges do not fit them.
+    /// If there are no tokens, the ranges do not fit them, or the model has no such token; which
+    /// token that is, is not said, as it may be private.
     pub fn continuing(
         model: &Model,
         tokens: &[TokenId],
@@ -60,6 +61,12 @@ impl ForwardPass {
             range.end(),
             private.end(),
             "the new tokens are the last private ones"
+        );
+        let vocab_size = model.config.vocab_size;
+        let is_known = |token: &TokenId| (token.0 as usize) < vocab_size;
+        assert!(
+            tokens.iter().all(is_known),
+            "a token is outside the vocabulary of {vocab_size}"
         );
         let device = model.decoder.device();
         let ids: Vec<i64> = tokens.iter().map(|token| i64::from(token.0)).collect();

@@ -98,6 +98,12 @@ impl EdgeIdentity {
         &self.name
     }
 
+    /// What tells this edge's trust domain, and so its cloud, from others: the hash of the root
+    /// certificate, in hexadecimal digits.
+    pub fn trust_domain(&self) -> String {
+        blake3::hash(&self.credentials.root).to_hex().to_string()
+    }
+
     pub(crate) const fn credentials(&self) -> &NodeCredentials {
         &self.credentials
     }

@@ -1,6 +1,9 @@
 //! Sends the layers of one fetch, each on a stream of its own, early layers first. It computes
 //! nothing: whoever has a layer hands it in.
 
+#[cfg(feature = "fault-injection")]
+pub(crate) mod damage;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

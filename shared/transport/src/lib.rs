@@ -41,6 +41,8 @@ pub use edge_identity::{EdgeIdentity, JoinError};
 pub use edge_link::{EdgeLink, IncomingRequest, RespondError, Responder};
 pub use enrolment::{EnrolmentError, INVITATION_LIFETIME, INVITATIONS_MAX};
 pub use identity_file::IdentityError;
+#[cfg(feature = "fault-injection")]
+pub use layer_sender::damage::Damage;
 pub use layer_sender::{ComputeSpan, LayerSender, SendLayerError, SentLayer};
 pub use layer_stream::{LayerFailure, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer};
 pub use sent_messages::SentMessages;
