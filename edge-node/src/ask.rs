@@ -12,15 +12,16 @@ use edgeprompt_engine::SequenceOptions;
 use edgeprompt_kv::TokenId;
 use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir, say};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt};
+use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_telemetry::gantt::{self, GanttStyle};
-use edgeprompt_transport::EdgeIdentity;
+use edgeprompt_transport::{EdgeIdentity, FetchError};
 
 use crate::answer::{Answer, Cloud, Question, Stop, answer};
-use crate::cloud_prompt::CloudPrompt;
+use crate::cloud_prompt::{CloudPrompt, CloudPromptError, Loss};
 use crate::link;
 use crate::patience::Patience;
-use crate::private::{PrivateText, PrivateTokens};
+use crate::private::{PrivateIds, PrivateText, PrivateTokens};
+use crate::remembered::{MemoryArgs, RememberedPrompt, RememberedPrompts};
 use crate::speech::Speech;
 
 /// How long the program stays for a fetch that is under way when the answer is there.
@@ -33,13 +34,8 @@ pub struct AskArgs {
     #[arg(value_name = "PRIVATE_TEXT", required_unless_present = "token_ids")]
     private_text: Option<PrivateText>,
     /// The private prompt as token ids, comma-separated
-    #[arg(
-        long,
-        value_name = "IDS",
-        value_delimiter = ',',
-        conflicts_with = "private_text"
-    )]
-    token_ids: Option<Vec<u32>>,
+    #[arg(long, value_name = "IDS", conflicts_with = "private_text")]
+    token_ids: Option<PrivateIds>,
     /// Address of the cloud node
     #[arg(
         long,
@@ -56,6 +52,8 @@ pub struct AskArgs {
     require_cloud: bool,
     #[command(flatten)]
     public: PublicArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     model: ModelArgs,
     /// Folder of this edge's identity [default: the XDG configuration folder]
@@ -115,11 +113,15 @@ impl PublicArgs {
     }
 
     /// The public part without asking anybody.
-    fn known(&self, model: &Model) -> Result<Public, Failure> {
-        if self.cloud_prompt.is_some() {
-            return Err(usage(anyhow!(
-                "--local cannot know the text behind --cloud-prompt: give --cloud-text or --cloud-token-ids"
-            )));
+    fn known(&self, model: &Model, memory: Option<&RememberedPrompts>) -> Result<Public, Failure> {
+        if let Some(name) = &self.cloud_prompt {
+            let remembered = memory.and_then(|memory| memory.recall(name, model));
+            let Some(RememberedPrompt { tokens, text }) = remembered else {
+                return Err(usage(anyhow!(
+                    "this edge does not remember the cloud prompt {name}: ask once with its cloud, or give --cloud-text or --cloud-token-ids"
+                )));
+            };
+            return Ok(Public { tokens, text });
         }
         let (tokens, text) = match (&self.cloud_text, &self.cloud_token_ids) {
             (Some(text), _) => {
@@ -147,9 +149,8 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
             "no cloud prompt: give --cloud-prompt NAME, --cloud-text or --cloud-token-ids, or --local"
         )));
     };
-    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
-        .context("run `edge-node join TOKEN` first")
-        .map_err(Failure::of(Exit::Usage))?;
+    let identity = identity(args)?;
+    let memory = args.memory.open(&identity, &model);
     // Layers arrive on this thread while the model computes on the main one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -162,18 +163,29 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
     // The link closes when the layers are in, whatever the private prompt is and however long the
     // answer takes.
     let closing = runtime.spawn(uplink.close(CLOSE_PATIENCE + FETCH_PATIENCE));
+    let keeping = fetched.as_ref().ok().and_then(|prompt| {
+        let (memory, name) = (memory.clone()?, args.public.cloud_prompt.clone()?);
+        let manifest = prompt.manifest.clone();
+        Some(runtime.spawn_blocking(move || memory.keep_or_warn(&name, &manifest)))
+    });
     let done = fetched
         .map(Fetched::Prompt)
-        .or_else(
-            |error| match args.public.cloud_prompt.is_none() && !args.require_cloud {
-                // Who knows the public part needs no cloud.
-                true => Ok(Fetched::Nothing(error)),
-                false => Err(link::cloud_failure(error)),
-            },
-        )
+        .or_else(|error| without_cloud(args, &model, memory.as_ref(), error))
         .and_then(|fetched| answer_with(args, &model, fetched, asked_at));
-    let _ = runtime.block_on(async { tokio::time::timeout(CLOSE_PATIENCE, closing).await });
+    runtime.block_on(async {
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, closing).await;
+        if let Some(keeping) = keeping {
+            // A thread that panicked has said so.
+            let _ = keeping.await;
+        }
+    });
     done
+}
+
+fn identity(args: &AskArgs) -> Result<EdgeIdentity, Failure> {
+    EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
+        .context("run `edge-node join TOKEN` first")
+        .map_err(Failure::of(Exit::Usage))
 }
 
 /// How long a fetch may go on behind an answer in a process that lives on.
@@ -182,7 +194,41 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(600);
 /// What asking the cloud brought.
 enum Fetched {
     Prompt(CloudPrompt),
-    Nothing(crate::cloud_prompt::CloudPromptError),
+    /// Who knows the public part needs no cloud.
+    Nothing {
+        public: Public,
+        loss: Loss,
+    },
+}
+
+/// What to do when the cloud prompt does not come.
+fn without_cloud(
+    args: &AskArgs,
+    model: &Model,
+    memory: Option<&RememberedPrompts>,
+    error: CloudPromptError,
+) -> Result<Fetched, Failure> {
+    let is_named = args.public.cloud_prompt.is_some();
+    // The one answer that a memory must not contradict: the cloud serves that prompt no more.
+    let is_withdrawn = matches!(
+        error,
+        CloudPromptError::Fetch(FetchError::Refused(Refusal::UnknownPrompt { .. }))
+    );
+    if args.require_cloud || is_withdrawn {
+        return Err(link::cloud_failure(error));
+    }
+    match args.public.known(model, memory) {
+        Ok(public) => {
+            let mut loss = error.loss();
+            if is_named {
+                loss.detail += " (the cloud prompt is as this edge remembers it)";
+            }
+            Ok(Fetched::Nothing { public, loss })
+        }
+        // That the name is not remembered explains less than why it was not fetched.
+        Err(_) if is_named => Err(link::cloud_failure(error)),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn answer_with(
@@ -196,9 +242,8 @@ fn answer_with(
             let (tokens, text) = (prompt.manifest.tokens.clone(), prompt.manifest.text.clone());
             (Public { tokens, text }, Cloud::Arriving(prompt))
         }
-        Fetched::Nothing(error) => {
-            let public = args.public.known(model)?;
-            let (tokens, loss) = (public.tokens.clone(), error.loss());
+        Fetched::Nothing { public, loss } => {
+            let tokens = public.tokens.clone();
             (public, Cloud::Unavailable { tokens, loss })
         }
     };
@@ -210,7 +255,12 @@ fn answer_with(
 
 fn run_local(args: &AskArgs, model: &Model) -> Result<(), Failure> {
     let asked_at = Instant::now();
-    let public = args.public.known(model)?;
+    // Only what a memory holds depends on whose cloud it is.
+    let memory = match &args.public.cloud_prompt {
+        Some(_) => args.memory.open(&identity(args)?, model),
+        None => None,
+    };
+    let public = args.public.known(model, memory.as_ref())?;
     let private = private_tokens(args, model, &public)?;
     let whole = [public.tokens.as_slice(), private.for_engine()].concat();
     check_length(model, whole.len())?;
@@ -229,7 +279,7 @@ fn private_tokens(
     public: &Public,
 ) -> Result<PrivateTokens, Failure> {
     let tokens = match (&args.token_ids, &args.private_text) {
-        (Some(ids), _) => token_ids(ids),
+        (Some(ids), _) => ids.tokens().map_err(Failure::of(Exit::Usage))?,
         (None, Some(text)) => private_tokens_of_text(args, model, public, text)?,
         (None, None) => Vec::new(),
     };

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod ask;
+pub mod audit;
 pub mod cloud_prompt;
 pub mod demo;
 pub mod fetch_plan;
@@ -11,6 +12,8 @@ pub mod link;
 pub mod patience;
 pub mod prefill_speed;
 pub mod private;
+pub mod prompts;
 mod public_layers;
+pub mod remembered;
 mod speech;
 pub mod uplink;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, demo};
+use edge_node::{ask, audit, demo, prompts};
 use edgeprompt_launch::{Exit, Failure, LogArgs, identity_dir, say};
 use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{EdgeIdentity, JoinToken};
@@ -28,6 +28,10 @@ enum Command {
     Join(JoinArgs),
     /// Answer one private prompt on top of a cloud prompt
     Ask(Box<ask::AskArgs>),
+    /// List the prompts that a cloud serves by name
+    Prompts(prompts::PromptsArgs),
+    /// Show everything that is sent to a cloud, and check that nothing private is in it
+    Audit(Box<audit::AuditArgs>),
 }
 
 #[derive(Args)]
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Join(args) => join(&args),
         Command::Ask(args) => ask::run(&args),
+        Command::Prompts(args) => prompts::run(&args),
+        Command::Audit(args) => audit::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,6 +62,41 @@ impl FromStr for PrivateText {
     }
 }
 
+/// The user's words as token ids, as they were typed: what cannot be read is not repeated.
+#[derive(Clone)]
+pub struct PrivateIds(String);
+
+/// Why typed token ids are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("private token id {place} is not a number of up to 32 bits")]
+pub struct PrivateIdsError {
+    /// Which of them, counted from 1.
+    pub place: usize,
+}
+
+impl FromStr for PrivateIds {
+    type Err = Infallible;
+
+    fn from_str(ids: &str) -> Result<Self, Infallible> {
+        Ok(Self(ids.to_owned()))
+    }
+}
+
+impl PrivateIds {
+    /// The tokens, for the engine on this node.
+    ///
+    /// # Errors
+    /// [`PrivateIdsError`].
+    pub fn tokens(&self) -> Result<Vec<TokenId>, PrivateIdsError> {
+        let ids = (1..).zip(self.0.split(','));
+        let parsed = ids.map(|(place, id)| {
+            let id = id.trim().parse().map_err(|_| PrivateIdsError { place })?;
+            Ok(TokenId(id))
+        });
+        parsed.collect()
+    }
+}
+
 /// The user's words as tokens, and the tokens that follow from them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct PrivateTokens(Vec<TokenId>);

@@ -4,6 +4,12 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use edge_node::audit::prompts::made_up;
+use edgeprompt_kv::PromptId;
+use edgeprompt_model::Model;
 use edgeprompt_testkit::fixtures::trained_model;
 use serde_json::Value;
 use support::{Cluster, edge_node, run, stderr, stdout};
@@ -142,9 +148,11 @@ fn failures_have_their_exit_codes_and_keep_the_private_text_to_themselves() {
     refused(&cluster.ask(&inside), 2, "not at a token boundary");
     let outside = ["--cloud-text", "Once", "--token-ids", "99999"];
     refused(&cluster.ask(&outside), 2, "vocabulary of 512");
+    let unreadable = ["--cloud-text", "Once", "--token-ids", "5,canary"];
+    refused(&cluster.ask(&unreadable), 2, "private token id 2");
     refused(&cluster.ask_as("nobody", &inside), 2, "edge-node join");
     refused(
-        &cluster.ask_elsewhere("127.0.0.1:1", &inside),
+        &cluster.ask_elsewhere("127.0.0.1:1", &missing),
         3,
         "no cloud answers",
     );
@@ -245,4 +253,119 @@ fn an_inexact_cut_is_accepted_when_told_to() {
     let asked = cluster.ask(&args);
     assert!(asked.status.success(), "{}", stderr(&asked));
     assert!(!stdout(&asked).trim().is_empty());
+}
+
+const STORY: &str = "Once upon a time";
+
+#[test]
+fn a_prompt_that_was_fetched_once_is_remembered_when_the_cloud_is_down() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let mut cluster = Cluster::start(&["--model", folder.to_str().unwrap()], &[("tale", STORY)]);
+    let args = ["--max-tokens", "24", "--cloud-prompt", "tale", ", a canary"];
+    let forgetful = [&["--no-remembered"], &args[..]].concat();
+    assert!(cluster.ask(&forgetful).status.success());
+    assert!(!cluster.remembered().exists(), "nothing is kept unasked");
+    let with = cluster.ask(&args);
+    assert!(with.status.success(), "{}", stderr(&with));
+    cluster.kill_cloud();
+
+    let demanding = [&["--require-cloud"], &args[..]].concat();
+    let unknown = ["--cloud-prompt", "other", SECRET];
+    // Each of them dials for some seconds.
+    let dialling = [&args[..], &demanding, &forgetful, &unknown];
+    let [without, demanding, forgetful, unknown] = std::thread::scope(|scope| {
+        dialling
+            .map(|args| scope.spawn(|| cluster.ask(args)))
+            .map(|asking| asking.join().unwrap())
+    });
+    assert_eq!(stdout(&without), stdout(&with), "{}", stderr(&without));
+    let said = stderr(&without);
+    let told = said.matches("5 layers were computed here").count();
+    assert_eq!(told, 1, "{said}");
+    assert!(said.contains("as this edge remembers it"), "{said}");
+    for refusal in [&demanding, &forgetful, &unknown] {
+        refused(refusal, 3, "no cloud answers");
+    }
+    let local = [&["--local"], &args[..]].concat();
+    assert_eq!(stdout(&cluster.ask(&local)), stdout(&with));
+
+    for file in files_below(&cluster.remembered()) {
+        assert!(!std::fs::read_to_string(&file).unwrap().contains("canary"));
+        std::fs::write(file, "{}").unwrap();
+    }
+    refused(&cluster.ask(&args), 3, "no cloud answers");
+    let [aside] = files_below(&cluster.remembered()).try_into().unwrap();
+    assert!(aside.to_str().unwrap().ends_with("tale.damaged"));
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files_below(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
+#[test]
+fn an_edge_lists_what_its_cloud_serves() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let prompts = [("tale", STORY), ("a-fable", "Once there was a fox")];
+    let mut cluster = Cluster::start(&["--model", folder.to_str().unwrap()], &prompts);
+    let listed = cluster.prompts();
+    let text = stdout(&listed);
+    assert!(listed.status.success(), "{}", stderr(&listed));
+    let lines: Vec<Vec<_>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!((lines[1][0], lines[2][0]), ("a-fable", "tale"));
+    let model = Model::open(&folder, &Device::flex(), |_| {}).unwrap();
+    let tokens = model.tokenizer().unwrap().encode(STORY).unwrap();
+    let id = PromptId::of(&model.digest, &tokens).to_string();
+    assert_eq!(lines[2][1..], [tokens.len().to_string(), id]);
+    cluster.kill_cloud();
+    refused(&cluster.prompts(), 3, "no cloud answers");
+}
+
+#[test]
+fn an_audit_of_a_live_cloud_shows_what_is_sent_and_finds_it_clean() {
+    let Some(folder) = trained_model("stories260K") else {
+        return;
+    };
+    let mut cluster = Cluster::start(&["--model", folder.to_str().unwrap()], &[("tale", STORY)]);
+    let args = ["--cloud-prompt", "tale", "--cases", "12"];
+    let audited = cluster.audit(&args);
+    let (page, log) = (stdout(&audited), stderr(&audited));
+    assert_eq!(audited.status.code(), Some(0), "{page}");
+    for part in [
+        "CLEAN. All 12 sessions sent the same bytes",
+        "the prompt that you call tale",
+        "74 61 6c 65",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    let same = page.lines().filter(|line| line.contains(" yes "));
+    assert_eq!(same.count(), 12, "{page}");
+
+    let cloud_log = cluster.cloud_log();
+    assert!(cloud_log.contains("TRACE quinn") && log.contains("TRACE quinn"));
+    let model = Model::open(&folder, &Device::flex(), |_| {}).unwrap();
+    for index in 0..12 {
+        let canary = made_up(&model, index, 256).unwrap().canary;
+        for text in [&cloud_log, &log, &page] {
+            assert_eq!(canary.found_in_text(text), None, "case {index}");
+        }
+    }
+    let unknown = ["--cloud-prompt", "other"];
+    refused(&cluster.audit(&unknown), 2, "no prompt named other");
+    cluster.kill_cloud();
+    refused(&cluster.audit(&args), 3, "no cloud answers");
 }

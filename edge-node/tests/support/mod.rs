@@ -1,10 +1,14 @@
 //! Two real processes on loopback: a cloud node with an identity, an edge node that joined it.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+/// The file of everything that the cloud logs.
+const CLOUD_LOG: &str = "cloud.log";
 
 /// A cloud node that is listening, and the folder where both nodes keep what they need.
 pub(crate) struct Cluster {
@@ -37,8 +41,9 @@ impl Cluster {
             .arg("--prompts")
             .arg(&prompts_dir)
             .args(["--listen", "127.0.0.1:0"])
+            .env("RUST_LOG", "trace")
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(File::create(dir.path().join(CLOUD_LOG)).unwrap())
             .spawn()
             .unwrap();
         let lines = BufReader::new(cloud.stdout.take().unwrap()).lines();
@@ -88,8 +93,45 @@ impl Cluster {
         command
             .arg("ask")
             .args(&self.model)
-            .args(["--cloud", addr, "--identity"]);
-        run(command.arg(self.dir.path().join(identity)).args(args))
+            .args(["--cloud", addr, "--identity"])
+            .arg(self.dir.path().join(identity))
+            .env("EDGE_REMEMBERED", self.remembered());
+        run(command.args(args))
+    }
+
+    /// `edge-node audit` of the edge that joined, which logs everything.
+    pub(crate) fn audit(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(edge_node());
+        command
+            .arg("audit")
+            .args(&self.model)
+            .args(["--cloud", &self.addr, "--identity"])
+            .arg(self.dir.path().join("edge"))
+            .env("RUST_LOG", "trace");
+        run(command.args(args))
+    }
+
+    /// `edge-node prompts` of the edge that joined.
+    pub(crate) fn prompts(&self) -> Output {
+        let mut command = Command::new(edge_node());
+        command.args(["prompts", "--cloud", &self.addr, "--identity"]);
+        run(command.arg(self.dir.path().join("edge")))
+    }
+
+    /// Where the edges remember prompts.
+    pub(crate) fn remembered(&self) -> PathBuf {
+        self.dir.path().join("remembered")
+    }
+
+    /// Everything that the cloud has logged.
+    pub(crate) fn cloud_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join(CLOUD_LOG)).unwrap()
+    }
+
+    /// Kills the cloud.
+    pub(crate) fn kill_cloud(&mut self) {
+        self.cloud.kill().unwrap();
+        self.cloud.wait().unwrap();
     }
 }
 

@@ -1,5 +1,7 @@
 //! The bytes of one layer's keys and values, checked against the geometry they claim.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::{KvDtype, KvGeometry, LayerDigest};
@@ -21,11 +23,20 @@ pub enum LayerError {
 ///
 /// Heads come first so that a node which computes only some heads can be sent one contiguous
 /// slice of each half.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// They may be those of private tokens, so printing shows their shape and never the numbers.
+#[derive(Clone, PartialEq, Eq)]
 pub struct LayerKv {
     payload: Bytes,
     dtype: KvDtype,
     token_count: usize,
+}
+
+impl fmt::Debug for LayerKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tokens, dtype, bytes) = (self.token_count, self.dtype, self.payload.len());
+        write!(f, "LayerKv({tokens} tokens, {dtype:?}, {bytes} bytes)")
+    }
 }
 
 impl LayerKv {
@@ -94,6 +105,7 @@ mod tests {
         let bytes = Bytes::from((0..192u8).collect::<Vec<_>>());
         let layer = LayerKv::new(bytes.clone(), &geometry, 3, KvDtype::F32).unwrap();
         assert_eq!((layer.keys().len(), layer.values()[0]), (96, 96));
+        assert_eq!(format!("{layer:?}"), "LayerKv(3 tokens, F32, 192 bytes)");
 
         let mut corrupt = bytes.to_vec();
         corrupt[100] ^= 1;
