@@ -13,6 +13,10 @@
 //! equal stages: T = T_prefix + t_cc + t_ct + t_ec + (L−1)·max(t_cc, t_ct, t_ec)
 //! ```
 //!
+//! A layer also travels: it arrives a delay after its last bit has left. That delay is no stage, for
+//! layers travel side by side. The same delay for every layer moves x_l by so much, and with it
+//! every e_l, so it counts once in T, and it counts as T_prefix.
+//!
 //! The formulas of EdgePrompt (arXiv 2504.11729) are here too, as published, for comparison. They
 //! add t_cc and t_ct of a layer, as if the cloud stood still while the link is busy.
 //!
@@ -49,7 +53,7 @@ pub struct LayerFinish {
 /// The stages of all layers, in layer order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pipeline {
-    /// T_prefix: what passes before the first layer's first stage, such as sending the request.
+    /// T_prefix: what passes beside the stages, such as sending the request and the link's delay.
     pub t_prefix: Duration,
     /// One entry per layer.
     pub layers: Vec<StageTimes>,

@@ -15,6 +15,7 @@ pub mod exporter;
 pub mod flow_shop;
 pub mod gantt;
 pub mod memory;
+mod milliseconds;
 pub mod names;
 pub mod timeline;
 pub mod tracing_setup;

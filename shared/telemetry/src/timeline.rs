@@ -7,17 +7,44 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::flow_shop::{Pipeline, StageTimes};
+use crate::milliseconds;
 
 /// From one moment of a request to a later one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Ends", into = "Ends")]
 pub struct Span {
-    #[serde(rename = "start_ms", serialize_with = "as_ms")]
     start: Duration,
-    #[serde(rename = "end_ms", serialize_with = "as_ms")]
     end: Duration,
+}
+
+/// A span as it is written down, which may end before it starts.
+#[derive(Serialize, Deserialize)]
+struct Ends {
+    #[serde(with = "milliseconds")]
+    start_ms: Duration,
+    #[serde(with = "milliseconds")]
+    end_ms: Duration,
+}
+
+impl From<Span> for Ends {
+    fn from(Span { start, end }: Span) -> Self {
+        let (start_ms, end_ms) = (start, end);
+        Self { start_ms, end_ms }
+    }
+}
+
+impl TryFrom<Ends> for Span {
+    type Error = &'static str;
+
+    fn try_from(Ends { start_ms, end_ms }: Ends) -> Result<Self, Self::Error> {
+        if start_ms > end_ms {
+            return Err("a span ends before it starts");
+        }
+        Ok(Self::new(start_ms, end_ms))
+    }
 }
 
 impl Span {
@@ -67,7 +94,7 @@ impl Span {
 }
 
 /// What happened to one layer. What did not happen, or was not seen, is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerTimes {
     /// The cloud computed the layer's keys and values. Absent when its store had them.
     pub cloud_compute: Option<Span>,
@@ -89,10 +116,10 @@ impl LayerTimes {
 }
 
 /// The layers of one request, from its start to its first token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerTimeline {
     /// When the first token was there.
-    #[serde(rename = "ttft_ms", serialize_with = "optional_as_ms")]
+    #[serde(rename = "ttft_ms", default, with = "milliseconds::optional")]
     pub ttft: Option<Duration>,
     /// One entry per layer, in layer order.
     pub layers: Vec<LayerTimes>,
@@ -153,8 +180,11 @@ impl LayerTimeline {
 
     /// t_cc, t_ct and t_ec of each layer; what is absent took no time.
     ///
-    /// A layer's t_ct starts when its first byte is there and the layers before it are complete:
-    /// otherwise layers that share the link would each be charged for all of it.
+    /// A layer's t_ct is the time that it needs on the link by itself. It starts when its first
+    /// byte is there, so that waiting for the cloud and the link's delay are not in it, and not
+    /// before the layers ahead of it are complete: otherwise layers that share the link would each
+    /// be charged for all of it. While the link carries a layer, nothing else may hold the layer up
+    /// but the link and its transport: a cloud sends only what it has computed whole.
     pub fn stage_times(&self) -> Vec<StageTimes> {
         let mut link_free_at = Duration::ZERO;
         let mut stages_of = |layer: &LayerTimes| {
@@ -174,17 +204,28 @@ impl LayerTimeline {
 
     /// The flow shop that this request was, to compare its time with the formulas.
     ///
-    /// T_prefix is what passed before the first stage began: the cloud's first compute, without
-    /// one the first byte, without one the edge's first compute. The link's one-way delay is no
-    /// stage: where a cloud computed, the formulas leave it out.
+    /// T_prefix is what passes before the first layer that was transferred begins its first stage:
+    /// its first byte at the edge, less what the cloud computed until then. So the way of the
+    /// request and the link's delay are in it, once each, and no clock but the edge's is asked:
+    /// the cloud's spans are placed on it by an estimate of the delay, but their lengths need none.
+    /// Without a transfer it ends with the edge's first compute.
     pub fn pipeline(&self) -> Pipeline {
-        let earliest = |of: fn(&LayerTimes) -> Option<Span>| {
-            self.layers.iter().filter_map(of).map(Span::start).min()
+        let transferred = self
+            .layers
+            .iter()
+            .enumerate()
+            .find_map(|(index, layer)| layer.wire.map(|wire| (index, wire.start)));
+        let t_prefix = match transferred {
+            Some((index, first_byte)) => {
+                let before = &self.layers[..=index];
+                let computed = before.iter().filter_map(|layer| layer.cloud_compute);
+                first_byte.saturating_sub(total(computed))
+            }
+            None => {
+                let computed = self.layers.iter().flat_map(|layer| &layer.edge_compute);
+                computed.map(|span| span.start).min().unwrap_or_default()
+            }
         };
-        let t_prefix = earliest(|layer| layer.cloud_compute)
-            .or_else(|| earliest(|layer| layer.wire))
-            .or_else(|| earliest(|layer| layer.edge_compute.first().copied()))
-            .unwrap_or_default();
         Pipeline {
             t_prefix,
             layers: self.stage_times(),
@@ -197,19 +238,6 @@ fn total(spans: impl IntoIterator<Item = Span>) -> Duration {
         .into_iter()
         .map(Span::duration)
         .fold(Duration::ZERO, Duration::saturating_add)
-}
-
-fn as_ms<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64() * 1e3)
-}
-
-fn optional_as_ms<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    duration
-        .map(|duration| duration.as_secs_f64() * 1e3)
-        .serialize(serializer)
 }
 
 #[cfg(test)]
@@ -291,12 +319,34 @@ mod tests {
     #[test]
     fn the_prefix_ends_where_the_first_stage_begins() {
         let mut timeline = cold();
-        assert_eq!(timeline.pipeline().t_prefix, ms(2));
+        // The first byte, at 6, less the 3 that the cloud computed: the delay of 1 is in it.
+        assert_eq!(timeline.pipeline().t_prefix, ms(3));
         for layer in &mut timeline.layers {
             layer.cloud_compute = None;
         }
         assert_eq!(timeline.pipeline().t_prefix, ms(6));
         assert_eq!(LayerTimeline::default().pipeline(), Pipeline::default());
+    }
+
+    #[test]
+    fn a_longer_way_lengthens_the_prefix_and_nothing_else() {
+        let (near, mut far) = (cold(), cold());
+        for layer in &mut far.layers {
+            layer.wire = layer.wire.map(|wire| wire.delayed_by(ms(50)));
+        }
+        let (near, far) = (near.pipeline(), far.pipeline());
+        assert_eq!(far.t_prefix, near.t_prefix + ms(50));
+        assert_eq!(far.layers, near.layers);
+    }
+
+    #[test]
+    fn a_clock_estimated_wrongly_changes_no_formula() {
+        let mut misplaced = cold();
+        for layer in &mut misplaced.layers {
+            let compute = layer.cloud_compute;
+            layer.cloud_compute = compute.map(|span| span.delayed_by(ms(7)));
+        }
+        assert_eq!(misplaced.pipeline(), cold().pipeline());
     }
 
     #[test]
@@ -338,5 +388,19 @@ mod tests {
             serde_json::to_string(&timeline).expect("plain data"),
             r#"{"ttft_ms":null,"layers":[{"cloud_compute":null,"wire":{"start_ms":1.0,"end_ms":3.0},"edge_wait":null,"edge_compute":[]}]}"#
         );
+    }
+    #[test]
+    fn a_timeline_reads_what_it_wrote() {
+        let text = serde_json::to_string(&cold()).expect("plain data");
+        let read: LayerTimeline = serde_json::from_str(&text).expect("it was just written");
+        assert_eq!(read, cold());
+    }
+
+    #[test]
+    fn times_that_cannot_be_are_refused() {
+        let refused = |text: &str| serde_json::from_str::<Span>(text).is_err();
+        assert!(refused(r#"{"start_ms":2.0,"end_ms":1.0}"#));
+        assert!(refused(r#"{"start_ms":-1.0,"end_ms":1.0}"#));
+        assert!(refused(r#"{"start_ms":0.0,"end_ms":1e300}"#));
     }
 }
