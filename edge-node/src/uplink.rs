@@ -95,20 +95,22 @@ impl Uplink {
         &self.sent
     }
 
+    /// Waits until the fetches under way have ended: nothing more is on its way on the link then.
+    pub async fn settle(&self) {
+        let fetching = std::mem::take(&mut self.state().fetching);
+        for fetch in fetching {
+            // A fetch that panicked is over too.
+            let _ = fetch.await;
+        }
+    }
+
     /// Lets the fetches under way end, within `patience`, then closes the link and waits until the
     /// cloud knows.
     ///
     /// A fetch runs to its end whatever became of the prompt it was for, so that how it ends does
     /// not depend on that prompt.
     pub async fn close(self, patience: Duration) {
-        let fetching = std::mem::take(&mut self.state().fetching);
-        let all_done = async {
-            for fetch in fetching {
-                // A fetch that panicked is over too.
-                let _ = fetch.await;
-            }
-        };
-        let _ = timeout(patience, all_done).await;
+        let _ = timeout(patience, self.settle()).await;
         self.state().link = None;
         for route in self.routes.iter() {
             route.endpoint.clone().close().await;
