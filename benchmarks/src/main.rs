@@ -2,11 +2,16 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports")]
 
-use std::time::Duration;
+mod children;
+mod link;
+mod pipeline;
+mod plot;
+mod provenance;
+mod result_dir;
+mod statistics;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use edgeprompt_testkit::emulator::saturation_rate;
 
 /// Measures edgeprompt
 #[derive(Parser)]
@@ -19,34 +24,22 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// The rate at which the link emulator itself saturates on this machine
-    Link {
-        /// Seconds of each round
-        #[arg(long, default_value_t = 2)]
-        seconds: u64,
-        /// Rounds
-        #[arg(long, default_value_t = 3)]
-        rounds: u32,
-    },
+    Link(link::LinkArgs),
+    /// Time to first token of cloud and edge over an emulated link, against the flow-shop model
+    Pipeline(Box<pipeline::PipelineArgs>),
+    /// The cloud process of `pipeline`, which starts it
+    #[command(hide = true)]
+    PipelineCloud(pipeline::cloud::CloudArgs),
+    /// The edge process of `pipeline`, which starts it
+    #[command(hide = true)]
+    PipelineEdge(pipeline::edge::EdgeArgs),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Link { seconds, rounds } => link(Duration::from_secs(seconds), rounds),
+        Command::Link(args) => link::run(&args),
+        Command::Pipeline(args) => pipeline::run(&args),
+        Command::PipelineCloud(args) => pipeline::cloud::run(&args),
+        Command::PipelineEdge(args) => pipeline::edge::run(&args),
     }
-}
-
-fn link(time: Duration, rounds: u32) -> Result<()> {
-    println!(
-        "{:>6} {:>24} {:>14} {:>8}",
-        "round", "rate", "packets/s", "lost"
-    );
-    for round in 1..=rounds {
-        let found = saturation_rate(time)?;
-        let (rate, packets) = (found.rate, found.packets_per_second);
-        println!(
-            "{round:>6} {rate:>24?} {packets:>14} {:>8}",
-            found.lost_packet_count
-        );
-    }
-    Ok(())
 }

@@ -1,0 +1,160 @@
+//! `benchmarks pipeline`: the product's cloud and edge as two processes over an emulated link, swept
+//! over rate, round-trip time and length of the cloud prompt, against the flow-shop model of
+//! [`edgeprompt_telemetry::flow_shop`] and against local prefill.
+
+mod busy;
+pub(crate) mod cloud;
+pub(crate) mod edge;
+mod messages;
+mod plan;
+mod plots;
+mod point;
+mod sweep;
+mod table;
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use edgeprompt_launch::ModelArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+pub(crate) use plan::PipelineArgs;
+use plan::Plan;
+use point::PointResult;
+use sweep::Nodes;
+
+use crate::provenance::Provenance;
+use crate::result_dir::ResultDir;
+
+/// What is written to `pipeline.json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    benchmark: &'static str,
+    provenance: Provenance,
+    model: String,
+    model_digest: String,
+    dtype: &'static str,
+    device: String,
+    /// Threads busy in the cloud process while it computed a prompt.
+    cloud_busy_threads: f64,
+    settings: &'a Plan,
+    points: &'a [PointResult],
+}
+
+/// Measures every point, prints the table and writes the files.
+pub(crate) fn run(args: &PipelineArgs) -> Result<()> {
+    let (plan, model) = (Plan::of(args), plan::model_or_default(&args.model));
+    let provenance = Provenance::gather()?;
+    let dir = args.result_dir.open()?;
+    if let Some(scaled) = &plan.scaled {
+        println!("{scaled}");
+    }
+    let mut nodes = Nodes::start(&plan, &model)?;
+    println!("{}\n\n{}", table::LEGEND, table::head());
+    let results = sweep(&mut nodes, &plan)?;
+    let report = report((&plan, &results), (&nodes, &model), provenance);
+    write_files(&dir, &report)
+}
+
+/// The runtime of a child's network side: one thread beside those that compute.
+fn network_runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build();
+    runtime.context("the async runtime does not start")
+}
+
+fn sweep(nodes: &mut Nodes, plan: &Plan) -> Result<Vec<PointResult>> {
+    let progress = Progress::new(plan.points.len());
+    let mut results = Vec::new();
+    for (index, point) in plan.points.iter().enumerate() {
+        progress.begin(index, point);
+        let measured = nodes.measure(plan, *point);
+        let measured = measured.with_context(|| format!("{} failed", describe(point)))?;
+        progress.print(&table::row(&measured));
+        if measured.emulator_failure_count() > 0 {
+            progress.print("  ^ the link emulator could not keep up: ignore this point");
+        }
+        results.push(measured);
+    }
+    progress.bar.finish_and_clear();
+    Ok(results)
+}
+
+fn report<'a>(
+    (settings, points): (&'a Plan, &'a [PointResult]),
+    (nodes, model): (&Nodes, &ModelArgs),
+    provenance: Provenance,
+) -> Report<'a> {
+    Report {
+        benchmark: "pipeline",
+        provenance,
+        model: plan::model_name(model),
+        model_digest: nodes.model_digest().to_owned(),
+        dtype: "f32",
+        device: model.device.to_string(),
+        cloud_busy_threads: nodes.cloud_busy_threads,
+        settings,
+        points,
+    }
+}
+
+fn write_files(dir: &ResultDir, report: &Report<'_>) -> Result<()> {
+    dir.write_json("pipeline.json", report)?;
+    dir.write("pipeline.md", &table::markdown(report.points))?;
+    let plots = plots::draw(report.settings, report.points);
+    for (name, file) in &plots {
+        dir.write(name, file)?;
+    }
+    let agree: usize = report
+        .points
+        .iter()
+        .map(|point| point.same_first_token_count)
+        .sum();
+    let rounds: usize = report.points.iter().map(|point| point.rounds.len()).sum();
+    println!("\nstreaming and local prefill chose the same token in {agree} of {rounds} rounds");
+    let (path, count) = (dir.path().display(), plots.len());
+    println!("pipeline.json, pipeline.md and {count} plots are in {path}");
+    Ok(())
+}
+
+fn describe(point: &plan::Point) -> String {
+    format!(
+        "{} Mbit/s, RTT {} ms, cloud prompt {}",
+        point.rate_mbit_s, point.rtt_ms, point.cloud_len
+    )
+}
+
+/// A bar where a person watches, else a line for every point.
+struct Progress {
+    bar: ProgressBar,
+    total: usize,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        let bar = match std::io::stderr().is_terminal() {
+            true => {
+                let template = "[{bar:30}] {pos}/{len} points {elapsed} {msg}";
+                let style = ProgressStyle::with_template(template);
+                let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressBar::new(total as u64).with_style(style)
+            }
+            false => ProgressBar::hidden(),
+        };
+        Self { bar, total }
+    }
+
+    fn begin(&self, index: usize, point: &plan::Point) {
+        self.bar.set_position(index as u64);
+        self.bar.set_message(describe(point));
+        if self.bar.is_hidden() {
+            eprintln!("point {} of {}: {}", index + 1, self.total, describe(point));
+        }
+    }
+
+    fn print(&self, line: &str) {
+        self.bar.suspend(|| println!("{line}"));
+    }
+}

@@ -1,0 +1,214 @@
+//! A heat map over two lists of settings: a number in every cell, its colour saying how large it is,
+//! and a line where it crosses a value that matters.
+
+use super::colour::{BLUE, ORANGE, PALE, Rgb, VERMILION};
+use super::svg::{Anchor, Paint, Rect, Svg};
+
+/// What to draw.
+pub(crate) struct HeatMap {
+    /// First line.
+    pub(crate) title: String,
+    /// Second line.
+    pub(crate) subtitle: String,
+    /// What the columns are, with its unit, and their labels.
+    pub(crate) columns: (&'static str, Vec<String>),
+    /// What the rows are, with its unit, and their labels.
+    pub(crate) rows: (&'static str, Vec<String>),
+    /// Row by row.
+    pub(crate) cells: Vec<Vec<f64>>,
+    /// How values become colours.
+    pub(crate) shades: Shades,
+    /// Where to draw a line, and what it says.
+    pub(crate) contour: (f64, &'static str),
+}
+
+/// How values become colours.
+#[derive(Clone, Copy)]
+pub(crate) enum Shades {
+    /// The larger, the worse: pale up to `good`, strong from `bad` on.
+    Above {
+        /// Nothing to complain about.
+        good: f64,
+        /// Bad.
+        bad: f64,
+    },
+    /// A ratio: one colour below 1, another above, in proportion to its logarithm, strong from a
+    /// factor of `strong` on.
+    Ratio {
+        /// The factor.
+        strong: f64,
+    },
+}
+
+const LEFT: f64 = 96.0;
+const TOP: f64 = 64.0;
+const CELL_WIDTH: f64 = 104.0;
+const CELL_HEIGHT: f64 = 56.0;
+const RIGHT: f64 = 32.0;
+const BOTTOM: f64 = 92.0;
+/// Room for the two lines of text above.
+const WIDTH_MIN: f64 = 640.0;
+
+impl HeatMap {
+    /// The SVG file.
+    pub(crate) fn draw(&self) -> String {
+        let bottom = TOP + as_f64(self.cells.len()) * CELL_HEIGHT;
+        let right = LEFT + as_f64(self.columns.1.len()) * CELL_WIDTH;
+        let mut svg = Svg::new((right + RIGHT).max(WIDTH_MIN), bottom + BOTTOM);
+        svg.text(
+            (24.0, 26.0),
+            Anchor::Start,
+            Paint::Class("title"),
+            &self.title,
+        );
+        svg.text(
+            (24.0, 46.0),
+            Anchor::Start,
+            Paint::Class("muted"),
+            &self.subtitle,
+        );
+        for (row, cells) in self.cells.iter().enumerate() {
+            for (column, value) in cells.iter().enumerate() {
+                self.draw_cell(&mut svg, (row, column), *value);
+            }
+        }
+        self.draw_labels(&mut svg, (right, bottom));
+        let crossings = self.cells.iter().map(|row| crossing(row, self.contour.0));
+        let drawn = draw_contour(&mut svg, &crossings.collect::<Vec<_>>());
+        let key = match drawn {
+            true => format!("thick line: {}", self.contour.1),
+            false => format!("nowhere here: {}", self.contour.1),
+        };
+        svg.text(
+            (LEFT, bottom + 72.0),
+            Anchor::Start,
+            Paint::Class("ink"),
+            &key,
+        );
+        svg.finish()
+    }
+
+    fn draw_cell(&self, svg: &mut Svg, (row, column): (usize, usize), value: f64) {
+        let colour = self.shades.of(value);
+        let cell = Rect {
+            x: LEFT + as_f64(column) * CELL_WIDTH,
+            y: TOP + as_f64(row) * CELL_HEIGHT,
+            width: CELL_WIDTH - 1.0,
+            height: CELL_HEIGHT - 1.0,
+        };
+        svg.rect(cell, Paint::Colour(colour));
+        let middle = (cell.x + cell.width / 2.0, cell.y + cell.height / 2.0 + 4.0);
+        let ink = Paint::Colour(colour.ink());
+        svg.text(middle, Anchor::Middle, ink, &format!("{value:.2}"));
+    }
+
+    fn draw_labels(&self, svg: &mut Svg, (right, bottom): (f64, f64)) {
+        let (ink, muted) = (Paint::Class("ink"), Paint::Class("muted"));
+        for (column, label) in self.columns.1.iter().enumerate() {
+            let x = LEFT + (as_f64(column) + 0.5) * CELL_WIDTH;
+            svg.text((x, bottom + 18.0), Anchor::Middle, muted, label);
+        }
+        for (row, label) in self.rows.1.iter().enumerate() {
+            let y = TOP + (as_f64(row) + 0.5) * CELL_HEIGHT + 4.0;
+            svg.text((LEFT - 10.0, y), Anchor::End, muted, label);
+        }
+        let middle = f64::midpoint(LEFT, right);
+        svg.text((middle, bottom + 40.0), Anchor::Middle, ink, self.columns.0);
+        svg.text_upwards((28.0, f64::midpoint(TOP, bottom)), ink, self.rows.0);
+    }
+}
+
+impl Shades {
+    fn of(self, value: f64) -> Rgb {
+        match self {
+            Self::Above { good, bad } => PALE.mix(VERMILION, (value - good) / (bad - good)),
+            Self::Ratio { strong } => {
+                let share = value.ln() / strong.ln();
+                PALE.mix(if share < 0.0 { ORANGE } else { BLUE }, share.abs())
+            }
+        }
+    }
+}
+
+/// Where a row first crosses a value, in columns from the middle of the first one. Between two
+/// columns it is interpolated in the logarithm, for ratios are.
+fn crossing(row: &[f64], at: f64) -> Option<f64> {
+    row.windows(2).enumerate().find_map(|(column, pair)| {
+        let (before, after) = (pair[0], pair[1]);
+        let crosses = (before < at) != (after < at);
+        let share = (at / before).ln() / (after / before).ln();
+        crosses.then(|| as_f64(column) + share.clamp(0.0, 1.0))
+    })
+}
+
+/// Draws a step for every row that crosses, joined where neighbouring rows do.
+fn draw_contour(svg: &mut Svg, crossings: &[Option<f64>]) -> bool {
+    let mut points = Vec::new();
+    for (row, crossing) in crossings.iter().enumerate() {
+        let Some(column) = crossing else {
+            svg.polyline(&std::mem::take(&mut points), "contour");
+            continue;
+        };
+        let x = LEFT + (column + 0.5) * CELL_WIDTH;
+        let y = TOP + as_f64(row) * CELL_HEIGHT;
+        points.extend([(x, y), (x, y + CELL_HEIGHT - 1.0)]);
+    }
+    svg.polyline(&points, "contour");
+    crossings.iter().any(Option::is_some)
+}
+
+/// Rows and columns are few.
+#[expect(clippy::cast_precision_loss, reason = "a count on a page")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(cells: Vec<Vec<f64>>) -> HeatMap {
+        HeatMap {
+            title: "t".into(),
+            subtitle: "s".into(),
+            columns: ("rate (Mbit/s)", vec!["50".into(), "100".into()]),
+            rows: ("RTT (ms)", vec!["1".into(); cells.len()]),
+            cells,
+            shades: Shades::Ratio { strong: 4.0 },
+            contour: (1.0, "equal"),
+        }
+    }
+
+    #[test]
+    fn a_crossing_is_interpolated() {
+        assert_eq!(crossing(&[0.5, 2.0], 1.0), Some(0.5));
+        assert_eq!(crossing(&[3.0, 2.0, 0.5], 1.0), Some(1.5));
+        assert_eq!(crossing(&[2.0, 3.0], 1.0), None);
+        assert_eq!(crossing(&[0.5, 1.0], 1.0), Some(1.0));
+    }
+
+    #[test]
+    fn every_cell_has_its_number_and_the_line_is_explained() {
+        let file = map(vec![vec![0.5, 2.0], vec![0.9, 1.5]]).draw();
+        for number in ["0.50", "2.00", "0.90", "1.50"] {
+            assert!(file.contains(&format!(">{number}<")), "{file}");
+        }
+        assert!(file.contains("thick line: equal"));
+        let without = map(vec![vec![2.0, 3.0]]).draw();
+        assert!(without.contains("nowhere here: equal"));
+    }
+
+    #[test]
+    fn colours_say_which_side_a_ratio_is_on() {
+        let shades = Shades::Ratio { strong: 4.0 };
+        assert_eq!(shades.of(1.0), PALE);
+        assert_eq!(shades.of(4.0), BLUE);
+        assert_eq!(shades.of(0.25), ORANGE);
+        let above = Shades::Above {
+            good: 1.0,
+            bad: 1.3,
+        };
+        assert_eq!(above.of(0.8), PALE);
+        assert_eq!(above.of(2.0), VERMILION);
+    }
+}
