@@ -34,6 +34,8 @@ pub(crate) struct PublicLayers<'a> {
     asked_at: Instant,
     private_len: usize,
     patience: Patience,
+    /// The first work on a layer: the projection, if the pass had to wait then.
+    first_work: Option<Duration>,
     waited: Duration,
     pub(crate) timeline: LayerTimeline,
     pub(crate) received_bytes: u64,
@@ -58,6 +60,7 @@ impl<'a> PublicLayers<'a> {
             asked_at: question.asked_at,
             private_len: question.private.len(),
             patience: question.patience,
+            first_work: None,
             waited: Duration::ZERO,
             timeline: LayerTimeline::with_layers(model.decoder.layers().len()),
             received_bytes: 0,
@@ -95,6 +98,11 @@ impl<'a> PublicLayers<'a> {
 
     /// Records that the edge worked on a layer from `start` until now.
     pub(crate) fn worked(&mut self, layer: LayerIndex, start: Instant) {
+        self.first_work.get_or_insert_with(|| start.elapsed());
+        self.record_work(layer, start);
+    }
+
+    fn record_work(&mut self, layer: LayerIndex, start: Instant) {
         let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
         self.timeline.layers[layer.as_usize()]
             .edge_compute
@@ -114,14 +122,17 @@ impl<'a> PublicLayers<'a> {
     /// Waits until a layer is there; computes it here if that was the choice, if it does not come,
     /// or not soon enough.
     pub(crate) fn wait_for(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
-        let start = Instant::now();
         self.take_arrived(on);
-        if layer >= self.first_expected {
-            self.wait_while_it_pays(layer, on);
-        }
-        self.waited += start.elapsed();
-        metrics::histogram!(names::EDGE_KV_LAYER_WAIT_SECONDS).record(start.elapsed());
-        let span = Span::new(self.since_asked(start), self.asked_at.elapsed());
+        let start = Instant::now();
+        let waited_until = match layer >= self.first_expected {
+            true => self.wait_while_it_pays(layer, on),
+            false => start,
+        };
+        let waited = waited_until.saturating_duration_since(start);
+        self.waited += waited;
+        metrics::histogram!(names::EDGE_KV_LAYER_WAIT_SECONDS).record(waited);
+        let until = self.since_asked(waited_until.max(start));
+        let span = Span::new(self.since_asked(start), until);
         self.timeline.layers[layer.as_usize()].edge_wait = Some(span);
         if self.segment.layers.get(layer).is_none() {
             let start = Instant::now();
@@ -130,11 +141,13 @@ impl<'a> PublicLayers<'a> {
         }
     }
 
-    fn wait_while_it_pays(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) {
+    /// Returns when the wait was over; what is done with the layer then is work.
+    fn wait_while_it_pays(&mut self, layer: LayerIndex, on: &mut impl FnMut(Event)) -> Instant {
         let (start, limit) = (Instant::now(), self.limit());
+        let mut waited_until = start;
         while self.segment.layers.get(layer).is_none() && self.loss.is_none() {
             let Some(arrivals) = &self.arrivals else {
-                return;
+                return waited_until;
             };
             let arrival = match limit {
                 None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -143,6 +156,7 @@ impl<'a> PublicLayers<'a> {
                     arrivals.recv_timeout(left)
                 }
             };
+            waited_until = Instant::now();
             match arrival {
                 Ok(arrival) => self.take(arrival, on),
                 Err(RecvTimeoutError::Timeout) => self.give_up(Loss {
@@ -155,6 +169,7 @@ impl<'a> PublicLayers<'a> {
                 }),
             }
         }
+        waited_until
     }
 
     /// Computes layers from the public tokens until `layer` is there: a cloud that fails costs
@@ -202,14 +217,8 @@ impl<'a> PublicLayers<'a> {
     }
 
     fn limit(&self) -> Option<Duration> {
-        let first = self
-            .timeline
-            .layers
-            .first()
-            .and_then(|layer| layer.edge_compute.first());
-        let projection = first.map_or(Duration::ZERO, |span| span.duration());
         let measured = Measured {
-            projection,
+            projection: self.first_work.unwrap_or_default(),
             tokens: self.private_len,
         };
         self.patience
@@ -224,11 +233,13 @@ impl<'a> PublicLayers<'a> {
                 received_by_cloud_at,
             } => {
                 self.record(&received, received_by_cloud_at);
-                let device = self.model.decoder.device();
+                let (device, start) = (self.model.decoder.device(), Instant::now());
                 match checked_view_from_layer(&received.kv, &self.model.geometry, &device) {
                     Ok(view) => {
                         // A layer that was computed here in the meantime is as good.
                         let _ = self.segment.layers.fill(received.layer, view);
+                        // The bytes became a tensor, on the engine's thread.
+                        self.record_work(received.layer, start);
                         on(Event::LayerArrived(received.layer));
                     }
                     Err(error) => {

@@ -102,7 +102,7 @@ pub struct LayerTimes {
     pub wire: Option<Span>,
     /// The forward pass stood still for this layer. Absent when the layer was there in time.
     pub edge_wait: Option<Span>,
-    /// The edge computed: before the layer's attention and after, in order.
+    /// The edge computed: it made tensors of what came, projected and attended, in order.
     pub edge_compute: Vec<Span>,
 }
 
