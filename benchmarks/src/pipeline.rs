@@ -43,6 +43,34 @@ struct Report<'a> {
     points: &'a [PointResult],
 }
 
+impl Report<'_> {
+    /// Where the table comes from, in a paragraph.
+    fn origin(&self) -> String {
+        let (from, settings) = (&self.provenance, self.settings);
+        let load = from.load_average.map_or_else(
+            || "unknown".to_owned(),
+            |[one, five, fifteen]| format!("{one} {five} {fifteen}"),
+        );
+        format!(
+            "{date}, commit {commit}, {cpu} ({cpus} CPUs, load average {load}), {rustc}, burn {burn}, \
+             {device}, {model} ({dtype}), {rounds} rounds, threads: cloud {cloud_threads}, edge \
+             {edge_threads}.\n",
+            date = from.date,
+            commit = from.commit.get(..12).unwrap_or(&from.commit),
+            cpu = from.cpu,
+            cpus = from.logical_cpu_count,
+            rustc = from.rustc,
+            burn = from.burn,
+            device = self.device,
+            model = self.model,
+            dtype = self.dtype,
+            rounds = settings.rounds,
+            cloud_threads = settings.cloud_threads,
+            edge_threads = settings.edge_threads,
+        )
+    }
+}
+
 /// Measures every point, prints the table and writes the files.
 pub(crate) fn run(args: &PipelineArgs) -> Result<()> {
     let (plan, model) = (Plan::of(args), plan::model_or_default(&args.model));
@@ -102,7 +130,8 @@ fn report<'a>(
 
 fn write_files(dir: &ResultDir, report: &Report<'_>) -> Result<()> {
     dir.write_json("pipeline.json", report)?;
-    dir.write("pipeline.md", &table::markdown(report.points))?;
+    let table = table::markdown(report.points);
+    dir.write("pipeline.md", &format!("{}\n{table}", report.origin()))?;
     let plots = plots::draw(report.settings, report.points);
     for (name, file) in &plots {
         dir.write(name, file)?;

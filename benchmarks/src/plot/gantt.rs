@@ -66,12 +66,20 @@ impl GanttPlot<'_> {
             &self.subtitle,
         );
         legend(&mut svg);
+        for index in (1..layer_count).step_by(2) {
+            area.draw_band(&mut svg, index);
+        }
         area.draw_time(&mut svg);
         for (index, layer) in self.timeline.layers.iter().enumerate() {
             area.draw_layer(&mut svg, index, layer);
         }
-        for (index, (label, at)) in self.marks.iter().enumerate() {
-            area.draw_mark(&mut svg, index, (label, *at));
+        let marks = || self.marks.iter().enumerate();
+        for (index, (_, at)) in marks() {
+            area.draw_mark(&mut svg, index, *at);
+        }
+        // Text above every line.
+        for (index, (label, at)) in marks() {
+            area.draw_mark_label(&mut svg, index, (label, *at));
         }
         svg.finish()
     }
@@ -105,17 +113,18 @@ impl Area {
         );
     }
 
+    fn draw_band(&self, svg: &mut Svg, index: usize) {
+        let band = Rect {
+            x: LEFT,
+            y: self.top + index_as_f64(index) * ROW,
+            width: WIDTH - LEFT - RIGHT,
+            height: ROW,
+        };
+        svg.rect(band, Paint::Class("band"));
+    }
+
     fn draw_layer(&self, svg: &mut Svg, index: usize, layer: &LayerTimes) {
         let y = self.top + index_as_f64(index) * ROW;
-        if index % 2 == 1 {
-            let band = Rect {
-                x: LEFT,
-                y,
-                width: WIDTH - LEFT - RIGHT,
-                height: ROW,
-            };
-            svg.rect(band, Paint::Class("band"));
-        }
         let label = format!("layer {index}");
         let place = (LEFT - 8.0, y + ROW / 2.0 + 4.0);
         svg.text(place, Anchor::End, Paint::Class("muted"), &label);
@@ -147,15 +156,19 @@ impl Area {
         svg.rect(bar, paint);
     }
 
-    fn draw_mark(&self, svg: &mut Svg, index: usize, (label, at): (&str, Duration)) {
+    fn draw_mark(&self, svg: &mut Svg, index: usize, at: Duration) {
         let (x, y) = (self.x(at), TOP + index_as_f64(index) * MARK_HEIGHT);
         svg.line((x, y), (x, self.bottom), "mark");
+    }
+
+    fn draw_mark_label(&self, svg: &mut Svg, index: usize, (label, at): (&str, Duration)) {
+        let (x, y) = (self.x(at), TOP + index_as_f64(index) * MARK_HEIGHT);
         let (place, anchor) = if x < WIDTH / 2.0 {
-            (x + 5.0, Anchor::Start)
+            (x + 6.0, Anchor::Start)
         } else {
-            (x - 5.0, Anchor::End)
+            (x - 6.0, Anchor::End)
         };
-        svg.text((place, y + 11.0), anchor, Paint::Class("ink"), label);
+        svg.text((place, y + 11.0), anchor, Paint::Class("label"), label);
     }
 }
 
@@ -166,8 +179,8 @@ fn legend(svg: &mut Svg) {
         ("edge computes (t_ec)", Paint::Colour(GREEN)),
         ("edge waits", Paint::Class("wait")),
     ];
-    for (index, (name, paint)) in entries.into_iter().enumerate() {
-        let x = LEFT + index_as_f64(index) * 170.0;
+    let mut x = LEFT;
+    for (name, paint) in entries {
         let swatch = Rect {
             x,
             y: 54.0,
@@ -176,6 +189,8 @@ fn legend(svg: &mut Svg) {
         };
         svg.rect(swatch, paint);
         svg.text((x + 18.0, 63.0), Anchor::Start, Paint::Class("muted"), name);
+        // A letter of 12 pixels is at most about 7 wide.
+        x += 42.0 + 7.0 * index_as_f64(name.len());
     }
 }
 

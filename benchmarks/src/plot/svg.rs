@@ -50,6 +50,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Aria
 .page{fill:#ffffff}
 .ink{fill:#1f2328}
 .muted{fill:#59636e}
+.label{fill:#1f2328;stroke:#ffffff;stroke-width:4;stroke-linejoin:round;paint-order:stroke}
 .title{fill:#1f2328;font-size:16px;font-weight:600}
 .grid{stroke:#d1d9e0;stroke-width:1}
 .axis{stroke:#59636e;stroke-width:1}
@@ -61,6 +62,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Aria
 .page{fill:#0d1117}
 .ink{fill:#f0f6fc}
 .muted{fill:#9198a1}
+.label{fill:#f0f6fc;stroke:#0d1117}
 .title{fill:#f0f6fc}
 .grid{stroke:#3d444d}
 .axis{stroke:#9198a1}

@@ -1,0 +1,158 @@
+//! `benchmarks pipeline` as a user runs it: real processes, real QUIC, the demo model, a tiny sweep.
+
+#![cfg(test)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Runs a sweep on the demo model that writes to `dir`.
+fn pipeline(dir: &Path, arguments: &[&str]) -> Output {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/model/demo");
+    Command::new(env!("CARGO_BIN_EXE_benchmarks"))
+        .args(["pipeline", "--model"])
+        .arg(model)
+        .arg("--result-dir")
+        .arg(dir)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn succeeded(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn result(dir: &Path) -> Value {
+    let text = std::fs::read_to_string(dir.join("pipeline.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+const TINY: [&str; 10] = [
+    "--rates",
+    "100,400",
+    "--rtts",
+    "2",
+    "--cloud-lens",
+    "24",
+    "--edge-len",
+    "6",
+    "--rounds",
+    "2",
+];
+
+#[test]
+fn a_cold_sweep_measures_every_point_and_says_where_it_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let stdout = succeeded(&pipeline(dir.path(), &TINY));
+    let result = result(dir.path());
+    assert_eq!(
+        keys(&result),
+        [
+            "benchmark",
+            "cloud_busy_threads",
+            "device",
+            "dtype",
+            "model",
+            "model_digest",
+            "points",
+            "provenance",
+            "settings"
+        ]
+    );
+    assert_eq!(
+        keys(&result["provenance"]),
+        [
+            "burn",
+            "command_line",
+            "commit",
+            "cpu",
+            "date",
+            "load_average",
+            "logical_cpu_count",
+            "rustc"
+        ]
+    );
+    assert_eq!(
+        keys(&result["settings"]),
+        [
+            "cloud_store",
+            "cloud_threads",
+            "edge_len",
+            "edge_threads",
+            "link_profile",
+            "rounds",
+            "scale",
+            "seed"
+        ]
+    );
+    let points = result["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2);
+    for point in points {
+        let layers = point["layers"].as_array().unwrap();
+        assert!(
+            layers
+                .iter()
+                .all(|layer| layer["t_cc_ms"].as_f64() > Some(0.0))
+        );
+        assert!(
+            layers
+                .iter()
+                .all(|layer| layer["t_ec_ms"].as_f64() > Some(0.0))
+        );
+        assert_eq!(point["same_first_token_count"], 2, "fusion is exact");
+        assert_eq!(point["emulator_down"]["overrun_packet_count"], 0);
+        assert!(point["kv_bytes_logical"].as_u64() > Some(0));
+    }
+    assert!(stdout.contains("same token in 4 of 4 rounds"), "{stdout}");
+    let table = std::fs::read_to_string(dir.path().join("pipeline.md")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    assert_eq!(rows.count(), 2 + 2);
+    for plot in ["pipeline-model-24.svg", "pipeline-speedup-24.svg"] {
+        assert!(dir.path().join(plot).is_file(), "{plot}");
+    }
+}
+
+#[test]
+fn a_warm_cloud_computes_nothing_for_a_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let warm = ["--cloud-store", "warm", "--scale", "0.5"];
+    let stdout = succeeded(&pipeline(dir.path(), &[&TINY[..], &warm[..]].concat()));
+    assert!(
+        stdout.starts_with("scaled by 0.5: cloud prompts 24 -> 12"),
+        "{stdout}"
+    );
+    let result = result(dir.path());
+    for point in result["points"].as_array().unwrap() {
+        assert_eq!(point["point"]["cloud_len"], 12);
+        assert_eq!(point["rounds"].as_array().unwrap().len(), 1);
+        let layers = point["layers"].as_array().unwrap();
+        assert!(layers.iter().all(|layer| layer["t_cc_ms"] == 0.0));
+    }
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = pipeline(dir.path(), &["--cloud-lens", "100000"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("do not fit the model's context"),
+        "{stderr}"
+    );
+    assert!(!dir.path().join("pipeline.json").exists());
+}
