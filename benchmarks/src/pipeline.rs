@@ -13,8 +13,9 @@ mod sweep;
 mod table;
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use edgeprompt_launch::ModelArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -81,9 +82,11 @@ pub(crate) fn run(args: &PipelineArgs) -> Result<()> {
     }
     let mut nodes = Nodes::start(&plan, &model)?;
     println!("{}\n\n{}", table::LEGEND, table::head());
-    let results = sweep(&mut nodes, &plan)?;
+    let (results, failed_count) = sweep(&mut nodes, &plan);
     let report = report((&plan, &results), (&nodes, &model), provenance);
-    write_files(&dir, &report)
+    write_files(&dir, &report)?;
+    ensure!(failed_count == 0, "{failed_count} points failed");
+    Ok(())
 }
 
 /// The runtime of a child's network side: one thread beside those that compute.
@@ -93,13 +96,20 @@ fn network_runtime() -> Result<Runtime> {
     runtime.context("the async runtime does not start")
 }
 
-fn sweep(nodes: &mut Nodes, plan: &Plan) -> Result<Vec<PointResult>> {
+/// The points that could be measured, and how many could not: the others are worth having.
+fn sweep(nodes: &mut Nodes, plan: &Plan) -> (Vec<PointResult>, usize) {
     let progress = Progress::new(plan.points.len());
-    let mut results = Vec::new();
+    let (mut results, mut failed_count) = (Vec::new(), 0);
     for (index, point) in plan.points.iter().enumerate() {
         progress.begin(index, point);
-        let measured = nodes.measure(plan, *point);
-        let measured = measured.with_context(|| format!("{} failed", describe(point)))?;
+        let measured = match nodes.measure(plan, *point) {
+            Ok(measured) => measured,
+            Err(error) => {
+                failed_count += 1;
+                progress.print(&format!("{} failed: {error:#}", describe(point)));
+                continue;
+            }
+        };
         progress.print(&table::row(&measured));
         if measured.emulator_failure_count() > 0 {
             progress.print("  ^ the link emulator could not keep up: ignore this point");
@@ -107,7 +117,7 @@ fn sweep(nodes: &mut Nodes, plan: &Plan) -> Result<Vec<PointResult>> {
         results.push(measured);
     }
     progress.bar.finish_and_clear();
-    Ok(results)
+    (results, failed_count)
 }
 
 fn report<'a>(
@@ -155,6 +165,9 @@ fn describe(point: &plan::Point) -> String {
     )
 }
 
+/// Between two drawings of the bar: its clock shows seconds.
+const TICK: Duration = Duration::from_millis(500);
+
 /// A bar where a person watches, else a line for every point.
 struct Progress {
     bar: ProgressBar,
@@ -168,7 +181,9 @@ impl Progress {
                 let template = "[{bar:30}] {pos}/{len} points {elapsed} {msg}";
                 let style = ProgressStyle::with_template(template);
                 let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-                ProgressBar::new(total as u64).with_style(style)
+                let bar = ProgressBar::new(total as u64).with_style(style);
+                bar.enable_steady_tick(TICK);
+                bar
             }
             false => ProgressBar::hidden(),
         };

@@ -74,11 +74,10 @@ fn file(path: &str) -> String {
 }
 
 fn cpu_name(cpuinfo: &str) -> String {
-    let names = cpuinfo.lines().filter_map(|line| {
+    let mut names = cpuinfo.lines().filter_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == "model name").then(|| value.trim().to_owned())
     });
-    let mut names = names;
     names
         .next()
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())

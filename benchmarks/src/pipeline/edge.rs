@@ -64,19 +64,27 @@ impl Edge {
                 self.reach(addr)?;
                 Ok(EdgeReply::Done)
             }
+            EdgeOrder::Leave => {
+                self.leave();
+                Ok(EdgeReply::Done)
+            }
             EdgeOrder::Ask(ask) => Ok(EdgeReply::Answered(Box::new(self.ask(ask)?))),
         }
     }
 
     fn reach(&mut self, addr: SocketAddr) -> Result<()> {
-        if let Some(before) = self.uplink.take() {
-            self.runtime.block_on(before.close(CLOSE_PATIENCE));
-        }
+        self.leave();
         let identity = self.identity.as_ref().context("the edge has not joined")?;
         // Sockets belong to the runtime.
         let _entered = self.runtime.enter();
         self.uplink = Some(Uplink::new(&[addr], identity, LinkConfig::default())?);
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        if let Some(uplink) = self.uplink.take() {
+            self.runtime.block_on(uplink.close(CLOSE_PATIENCE));
+        }
     }
 
     /// Answers, then waits until nothing is on its way any more.

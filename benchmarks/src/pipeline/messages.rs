@@ -73,6 +73,8 @@ pub(crate) enum EdgeOrder {
         /// The address.
         addr: SocketAddr,
     },
+    /// To close the link.
+    Leave,
     /// To answer.
     Ask(Ask),
 }

@@ -138,12 +138,7 @@ impl<'a> Grid<'a> {
             };
             self.results.iter().find(here).map(|result| value(result))
         };
-        let row = |rtt: &u32| {
-            self.rates
-                .iter()
-                .filter_map(|rate| cell(*rtt, *rate))
-                .collect()
-        };
+        let row = |rtt: &u32| self.rates.iter().map(|rate| cell(*rtt, *rate)).collect();
         let labels = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect();
         HeatMap {
             title: String::new(),

@@ -103,6 +103,8 @@ impl Nodes {
             rounds,
             emulator: emulator.stats(),
         };
+        // While the way to the cloud is still there.
+        self.order(&EdgeOrder::Leave)?;
         Ok(PointResult::of(point, measured))
     }
 

@@ -14,8 +14,8 @@ pub(crate) struct HeatMap {
     pub(crate) columns: (&'static str, Vec<String>),
     /// What the rows are, with its unit, and their labels.
     pub(crate) rows: (&'static str, Vec<String>),
-    /// Row by row.
-    pub(crate) cells: Vec<Vec<f64>>,
+    /// Row by row; what was not measured stays empty.
+    pub(crate) cells: Vec<Vec<Option<f64>>>,
     /// How values become colours.
     pub(crate) shades: Shades,
     /// Where to draw a line, and what it says.
@@ -69,7 +69,9 @@ impl HeatMap {
         );
         for (row, cells) in self.cells.iter().enumerate() {
             for (column, value) in cells.iter().enumerate() {
-                self.draw_cell(&mut svg, (row, column), *value);
+                if let Some(value) = *value {
+                    self.draw_cell(&mut svg, (row, column), value);
+                }
             }
         }
         self.draw_labels(&mut svg, (right, bottom));
@@ -132,9 +134,9 @@ impl Shades {
 
 /// Where a row first crosses a value, in columns from the middle of the first one. Between two
 /// columns it is interpolated in the logarithm, for ratios are.
-fn crossing(row: &[f64], at: f64) -> Option<f64> {
+fn crossing(row: &[Option<f64>], at: f64) -> Option<f64> {
     row.windows(2).enumerate().find_map(|(column, pair)| {
-        let (before, after) = (pair[0], pair[1]);
+        let (before, after) = pair[0].zip(pair[1])?;
         let crosses = (before < at) != (after < at);
         let share = (at / before).ln() / (after / before).ln();
         crosses.then(|| as_f64(column) + share.clamp(0.0, 1.0))
@@ -167,7 +169,9 @@ fn as_f64(count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn map(cells: Vec<Vec<f64>>) -> HeatMap {
+    fn map(cells: &[&[f64]]) -> HeatMap {
+        let some = |row: &&[f64]| row.iter().copied().map(Some).collect();
+        let cells: Vec<_> = cells.iter().map(some).collect();
         HeatMap {
             title: "t".into(),
             subtitle: "s".into(),
@@ -181,20 +185,22 @@ mod tests {
 
     #[test]
     fn a_crossing_is_interpolated() {
-        assert_eq!(crossing(&[0.5, 2.0], 1.0), Some(0.5));
-        assert_eq!(crossing(&[3.0, 2.0, 0.5], 1.0), Some(1.5));
-        assert_eq!(crossing(&[2.0, 3.0], 1.0), None);
-        assert_eq!(crossing(&[0.5, 1.0], 1.0), Some(1.0));
+        let at_one = |row: &[Option<f64>]| crossing(row, 1.0);
+        assert_eq!(at_one(&[Some(0.5), Some(2.0)]), Some(0.5));
+        assert_eq!(at_one(&[Some(3.0), Some(2.0), Some(0.5)]), Some(1.5));
+        assert_eq!(at_one(&[Some(2.0), Some(3.0)]), None);
+        assert_eq!(at_one(&[Some(0.5), Some(1.0)]), Some(1.0));
+        assert_eq!(at_one(&[Some(0.5), None, Some(2.0)]), None);
     }
 
     #[test]
     fn every_cell_has_its_number_and_the_line_is_explained() {
-        let file = map(vec![vec![0.5, 2.0], vec![0.9, 1.5]]).draw();
+        let file = map(&[&[0.5, 2.0], &[0.9, 1.5]]).draw();
         for number in ["0.50", "2.00", "0.90", "1.50"] {
             assert!(file.contains(&format!(">{number}<")), "{file}");
         }
         assert!(file.contains("thick line: equal"));
-        let without = map(vec![vec![2.0, 3.0]]).draw();
+        let without = map(&[&[2.0, 3.0]]).draw();
         assert!(without.contains("nowhere here: equal"));
     }
 
