@@ -116,6 +116,12 @@ fn a_cold_sweep_measures_every_point_and_says_where_it_comes_from() {
         assert_eq!(point["same_first_token_count"], 2, "fusion is exact");
         assert_eq!(point["emulator_down"]["overrun_packet_count"], 0);
         assert!(point["kv_bytes_logical"].as_u64() > Some(0));
+        for layer in point["median_timeline"]["layers"].as_array().unwrap() {
+            // What came becomes a tensor, and the pass goes through the layer: in two steps if it
+            // had to wait.
+            let steps = if layer["edge_wait"].is_null() { 1 } else { 2 };
+            assert_eq!(layer["edge_compute"].as_array().unwrap().len(), 1 + steps);
+        }
     }
     assert!(stdout.contains("same token in 4 of 4 rounds"), "{stdout}");
     let table = std::fs::read_to_string(dir.path().join("pipeline.md")).unwrap();

@@ -128,7 +128,8 @@ fn only_an_edge_that_found_the_cloud_slow_has_declined() {
     let mut rounds = vec![round(29), round(29), round(29)];
     rounds[0].default = recomputed("slow");
     rounds[1].default = recomputed("link_lost");
-    assert_eq!(result(rounds).declined_round_count, 1);
+    rounds[2].default = recomputed("slow");
+    assert_eq!(result(rounds).declined_round_count, 2);
 }
 
 #[test]
