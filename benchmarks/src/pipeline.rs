@@ -57,7 +57,7 @@ impl Report<'_> {
              {device}, {model} ({dtype}), {rounds} rounds, threads: cloud {cloud_threads}, edge \
              {edge_threads}.\n",
             date = from.date,
-            commit = from.commit.get(..12).unwrap_or(&from.commit),
+            commit = from.short_commit(),
             cpu = from.cpu,
             cpus = from.logical_cpu_count,
             rustc = from.rustc,

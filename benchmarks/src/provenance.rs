@@ -49,6 +49,17 @@ impl Provenance {
     }
 }
 
+impl Provenance {
+    /// The commit as people say it; that the sources were changed since is not left out.
+    pub(crate) fn short_commit(&self) -> String {
+        let (hash, changed) = match self.commit.split_once('-') {
+            Some((hash, _)) => (hash, "-dirty"),
+            None => (self.commit.as_str(), ""),
+        };
+        format!("{}{changed}", hash.get(..12).unwrap_or(hash))
+    }
+}
+
 /// Of the sources that this program was built from, as they are now.
 fn commit() -> String {
     let described = Command::new("git")

@@ -75,7 +75,7 @@ impl HeatMap {
             }
         }
         self.draw_labels(&mut svg, (right, bottom));
-        let crossings = self.cells.iter().map(|row| crossing(row, self.contour.0));
+        let crossings = self.cells.iter().map(|row| crossings(row, self.contour.0));
         let drawn = draw_contour(&mut svg, &crossings.collect::<Vec<_>>());
         let key = match drawn {
             true => format!("thick line: {}", self.contour.1),
@@ -132,31 +132,33 @@ impl Shades {
     }
 }
 
-/// Where a row first crosses a value, in columns from the middle of the first one. Between two
-/// columns it is interpolated in the logarithm, for ratios are.
-fn crossing(row: &[Option<f64>], at: f64) -> Option<f64> {
-    row.windows(2).enumerate().find_map(|(column, pair)| {
+/// Where a row crosses a value, in columns from the middle of the first one. Between two columns it
+/// is interpolated in the logarithm, for ratios are.
+fn crossings(row: &[Option<f64>], at: f64) -> Vec<f64> {
+    let pairs = row.windows(2).enumerate();
+    let crossing = pairs.filter_map(|(column, pair)| {
         let (before, after) = pair[0].zip(pair[1])?;
-        let crosses = (before < at) != (after < at);
         let share = (at / before).ln() / (after / before).ln();
+        let crosses = (before < at) != (after < at);
         crosses.then(|| as_f64(column) + share.clamp(0.0, 1.0))
-    })
+    });
+    crossing.collect()
 }
 
-/// Draws a step for every row that crosses, joined where neighbouring rows do.
-fn draw_contour(svg: &mut Svg, crossings: &[Option<f64>]) -> bool {
-    let mut points = Vec::new();
-    for (row, crossing) in crossings.iter().enumerate() {
-        let Some(column) = crossing else {
-            svg.polyline(&std::mem::take(&mut points), "contour");
-            continue;
-        };
-        let x = LEFT + (column + 0.5) * CELL_WIDTH;
-        let y = TOP + as_f64(row) * CELL_HEIGHT;
-        points.extend([(x, y), (x, y + CELL_HEIGHT - 1.0)]);
+/// Draws a step for every crossing, joined with the same crossing of the next row.
+fn draw_contour(svg: &mut Svg, rows: &[Vec<f64>]) -> bool {
+    let x = |column: &f64| LEFT + (column + 0.5) * CELL_WIDTH;
+    for (row, crossings) in rows.iter().enumerate() {
+        let (y, next) = (TOP + as_f64(row) * CELL_HEIGHT, rows.get(row + 1));
+        for (number, column) in crossings.iter().enumerate() {
+            let end = y + CELL_HEIGHT;
+            let mut points = vec![(x(column), y), (x(column), end)];
+            let below = next.and_then(|next| next.get(number));
+            points.extend(below.map(|below| (x(below), end)));
+            svg.polyline(&points, "contour");
+        }
     }
-    svg.polyline(&points, "contour");
-    crossings.iter().any(Option::is_some)
+    rows.iter().any(|crossings| !crossings.is_empty())
 }
 
 /// Rows and columns are few.
@@ -185,12 +187,13 @@ mod tests {
 
     #[test]
     fn a_crossing_is_interpolated() {
-        let at_one = |row: &[Option<f64>]| crossing(row, 1.0);
-        assert_eq!(at_one(&[Some(0.5), Some(2.0)]), Some(0.5));
-        assert_eq!(at_one(&[Some(3.0), Some(2.0), Some(0.5)]), Some(1.5));
-        assert_eq!(at_one(&[Some(2.0), Some(3.0)]), None);
-        assert_eq!(at_one(&[Some(0.5), Some(1.0)]), Some(1.0));
-        assert_eq!(at_one(&[Some(0.5), None, Some(2.0)]), None);
+        let at_one = |row: &[Option<f64>]| crossings(row, 1.0);
+        assert_eq!(at_one(&[Some(0.5), Some(2.0)]), [0.5]);
+        assert_eq!(at_one(&[Some(3.0), Some(2.0), Some(0.5)]), [1.5]);
+        assert_eq!(at_one(&[Some(0.5), Some(2.0), Some(0.5)]), [0.5, 1.5]);
+        assert_eq!(at_one(&[Some(0.5), Some(1.0)]), [1.0]);
+        assert!(at_one(&[Some(2.0), Some(3.0)]).is_empty());
+        assert!(at_one(&[Some(0.5), None, Some(2.0)]).is_empty());
     }
 
     #[test]
