@@ -11,6 +11,10 @@ pub const FRAME_PREFIX_BYTES: usize = 4;
 /// Largest body of a message: a manifest with the longest prompt, as tokens and as text, fits.
 pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Most bytes to ask for at once. A length is only a claim: memory for a body is to grow as its bytes
+/// come.
+pub const FRAME_STEP_BYTES: usize = 64 << 10;
+
 /// A token takes at most five bytes on the wire; 4 KiB cover every other field.
 const _: () = assert!(PROMPT_TOKENS_MAX * 5 + PUBLIC_TEXT_BYTES_MAX + 4096 <= MESSAGE_BYTES_MAX);
 
@@ -31,7 +35,8 @@ pub enum FrameError {
 /// How far the bytes at hand go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameProgress<'a> {
-    /// This many more bytes are needed before there is more to say; never zero.
+    /// This many more bytes are needed before there is more to say; never zero, never more than
+    /// [`FRAME_STEP_BYTES`], whatever length is claimed.
     Needs(usize),
     /// The frame is whole.
     Whole {
@@ -59,7 +64,7 @@ pub fn parse(received: &[u8]) -> Result<FrameProgress<'_>, FrameError> {
         0 => Err(FrameError::Empty),
         _ if body_bytes > MESSAGE_BYTES_MAX => Err(too_large),
         _ => Ok(after.split_at_checked(body_bytes).map_or_else(
-            || FrameProgress::Needs(body_bytes - after.len()),
+            || FrameProgress::Needs((body_bytes - after.len()).min(FRAME_STEP_BYTES)),
             |(body, rest)| FrameProgress::Whole { body, rest },
         )),
     }
@@ -100,16 +105,43 @@ mod tests {
         ));
         assert_eq!(
             parse(&(over - 1).to_le_bytes()),
-            Ok(FrameProgress::Needs(MESSAGE_BYTES_MAX))
+            Ok(FrameProgress::Needs(FRAME_STEP_BYTES))
         );
         assert_eq!(parse(&[0; 4]), Err(FrameError::Empty));
     }
 
+    /// Reads a frame as a stream does; returns the most memory that was ever ahead of its bytes.
+    fn read_ahead_bytes(frame: &[u8]) -> usize {
+        let (mut received, mut ahead_max) = (Vec::new(), 0);
+        while let Ok(FrameProgress::Needs(count)) = parse(&received) {
+            let came = received.len();
+            received.resize(came + count, 0);
+            ahead_max = ahead_max.max(received.capacity() - came);
+            received[came..].copy_from_slice(&frame[came..came + count]);
+        }
+        assert_eq!(received, frame);
+        ahead_max
+    }
+
+    #[test]
+    fn memory_grows_as_the_body_comes() {
+        for body_bytes in [1, FRAME_STEP_BYTES - 1, 1 << 20, MESSAGE_BYTES_MAX] {
+            let length = u32::try_from(body_bytes).unwrap().to_le_bytes();
+            let frame = [&length[..], &vec![7; body_bytes]].concat();
+            // A vector that grows at least doubles, so that it is as much ahead as has come.
+            let ahead = read_ahead_bytes(&frame);
+            assert!(
+                ahead <= body_bytes.max(FRAME_STEP_BYTES) + FRAME_PREFIX_BYTES,
+                "{ahead}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_ask_for_more_than_the_limit(bytes: Vec<u8>) {
+        fn arbitrary_bytes_never_ask_for_more_than_a_step(bytes: Vec<u8>) {
             if let Ok(FrameProgress::Needs(count)) = parse(&bytes) {
-                prop_assert!(0 < count && count <= MESSAGE_BYTES_MAX);
+                prop_assert!(0 < count && count <= FRAME_STEP_BYTES);
             }
         }
     }
