@@ -52,6 +52,7 @@ const fn connect_exit(error: &ConnectError) -> Exit {
         | ConnectError::Address { .. }
         | ConnectError::Version
         | ConnectError::Full
+        | ConnectError::TooManyLinks
         | ConnectError::Lost(_) => Exit::PeerUnreachable,
         ConnectError::CloudNotTrusted { .. }
         | ConnectError::EdgeNotTrusted { .. }

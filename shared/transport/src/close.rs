@@ -19,10 +19,12 @@ pub enum CloseReason {
     NotAnEdge,
     /// The node failed; its log says why.
     Internal,
+    /// The edge has as many links as one edge may.
+    TooManyLinks,
 }
 
 impl CloseReason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Done,
         Self::ShuttingDown,
         Self::TokenAlreadyUsed,
@@ -30,6 +32,7 @@ impl CloseReason {
         Self::TokenUnknown,
         Self::NotAnEdge,
         Self::Internal,
+        Self::TooManyLinks,
     ];
 
     const fn code(self) -> u32 {
@@ -41,6 +44,7 @@ impl CloseReason {
             Self::TokenUnknown => 4,
             Self::NotAnEdge => 5,
             Self::Internal => 6,
+            Self::TooManyLinks => 7,
         }
     }
 
@@ -53,6 +57,7 @@ impl CloseReason {
             Self::TokenUnknown => "join token unknown",
             Self::NotAnEdge => "not an edge node's certificate",
             Self::Internal => "internal failure",
+            Self::TooManyLinks => "too many links of one edge",
         }
     }
 

@@ -16,14 +16,21 @@ use crate::certificates::{ChainError, EdgePeer};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_identity::CloudIdentity;
 use crate::config::LinkConfig;
-use crate::edge_link::{EdgeLink, LinkContext};
+use crate::congestion::PathHint;
+use crate::edge_count::{EdgeCount, EdgeSeat, LINKS_PER_EDGE_MAX};
+use crate::edge_link::{EdgeLink, LinkContext, LinkPlaces};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::load::Load;
+use crate::path_memory::{PathKey, PathMemory};
 use crate::socket::{self, BindError};
 use crate::tls;
 
 /// Most handshakes at a time; further edges are refused and try again.
 const HANDSHAKES_MAX: usize = 128;
+
+/// Handshakes at a time from which on an edge must show that it receives at the address it sends
+/// from: a flood of invented addresses then costs a datagram each and no memory.
+pub(crate) const HANDSHAKES_UNVALIDATED_MAX: usize = 32;
 
 /// Most links at a time.
 const LINKS_MAX: usize = 1024;
@@ -51,6 +58,9 @@ pub enum AcceptError {
     /// The invitation does not admit the edge.
     #[error(transparent)]
     Enrolment(#[from] EnrolmentError),
+    /// The edge has as many links as one may.
+    #[error("the peer has {LINKS_PER_EDGE_MAX} links already")]
+    TooManyLinks,
     /// The edge was too slow.
     #[error("the peer did not complete the handshake in time")]
     TimedOut,
@@ -79,6 +89,7 @@ impl AcceptError {
             Self::Enrolment(EnrolmentError::Expired) => Some(CloseReason::TokenExpired),
             Self::Enrolment(EnrolmentError::Unknown) => Some(CloseReason::TokenUnknown),
             Self::Enrolment(EnrolmentError::Registry(_)) => Some(CloseReason::Internal),
+            Self::TooManyLinks => Some(CloseReason::TooManyLinks),
             Self::NotTrustedByPeer
             | Self::PeerNotTrusted
             | Self::Version
@@ -118,15 +129,17 @@ impl CloudEndpoint {
         identity: &CloudIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        let crypto = tls::server_crypto(identity.credentials(), ALPN)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::new(config.cloud_transport()));
-        let endpoint = socket::open(addr, Some(server))?;
+        let crypto = Arc::new(tls::server_crypto(identity.credentials(), ALPN)?);
+        let server = ServerConfig::with_crypto(crypto);
+        let endpoint = socket::open(addr, Some(server.clone()))?;
         let (sender, links) = mpsc::channel(ACCEPTED_MAX);
         let acceptor = Acceptor {
             enrolment: Arc::clone(identity.enrolment()),
+            server,
             config,
             load: Load::default(),
+            edges: EdgeCount::default(),
+            memory: PathMemory::default(),
             accepted: sender,
             refusals: Arc::default(),
         };
@@ -147,13 +160,7 @@ impl CloudEndpoint {
     /// # Errors
     /// [`BindError::Socket`] if the socket is gone.
     pub fn local_addr(&self) -> Result<SocketAddr, BindError> {
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.endpoint
-            .local_addr()
-            .map_err(|source| BindError::Socket {
-                addr: unknown,
-                source,
-            })
+        socket::local_addr(&self.endpoint)
     }
 
     /// The next admitted edge, or `None` once the endpoint is closed. Cancel-safe.
@@ -200,8 +207,12 @@ impl Drop for CloudEndpoint {
 /// The task that turns incoming handshakes into links.
 struct Acceptor {
     enrolment: Arc<Enrolment>,
+    /// Complete but for the transport parameters, which each link has its own of.
+    server: ServerConfig,
     config: LinkConfig,
     load: Load,
+    edges: EdgeCount,
+    memory: PathMemory,
     accepted: mpsc::Sender<EdgeLink>,
     refusals: Arc<Mutex<Refusals>>,
 }
@@ -212,6 +223,13 @@ impl Acceptor {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let links = Arc::new(Semaphore::new(LINKS_MAX));
         while let Some(incoming) = endpoint.accept().await {
+            let handshake_count = HANDSHAKES_MAX - handshakes.available_permits();
+            if handshake_count >= HANDSHAKES_UNVALIDATED_MAX && !incoming.remote_address_validated()
+            {
+                // Fails only for an edge that has shown its address.
+                let _ = incoming.retry();
+                continue;
+            }
             let handshake = Arc::clone(&handshakes).try_acquire_owned();
             let link = Arc::clone(&links).try_acquire_owned();
             let (Ok(handshake), Ok(link)) = (handshake, link) else {
@@ -230,15 +248,16 @@ impl Acceptor {
     async fn admit(&self, incoming: Incoming, permit: OwnedSemaphorePermit) {
         let addr = incoming.remote_address();
         match self.handshake(incoming).await {
-            Ok((connection, peer)) => {
-                tracing::info!(%addr, peer = peer.name, "edge admitted");
-                let (timeouts, load) = (self.config.timeouts, self.load.clone());
+            Ok(admitted) => {
+                tracing::info!(%addr, peer = admitted.path.peer_name, "edge admitted");
+                let (_link, _edge) = (permit, admitted.seat);
                 let context = LinkContext {
-                    timeouts,
-                    load,
-                    permit,
+                    timeouts: self.config.timeouts,
+                    load: self.load.clone(),
+                    memory: self.memory.clone(),
+                    places: LinkPlaces { _link, _edge },
                 };
-                let link = EdgeLink::start(connection, peer.name, context);
+                let link = EdgeLink::start(admitted.connection, admitted.path, context);
                 // Fails only when the endpoint is gone, and then the link is to go as well.
                 let _ = self.accepted.send(link).await;
             }
@@ -251,14 +270,29 @@ impl Acceptor {
         }
     }
 
-    async fn handshake(&self, incoming: Incoming) -> Result<(Connection, EdgePeer), AcceptError> {
+    async fn handshake(&self, incoming: Incoming) -> Result<Admitted, AcceptError> {
         let patience = self.config.timeouts.connect;
-        let connecting = incoming.accept()?;
+        let (hint, mut server) = (PathHint::default(), self.server.clone());
+        server.transport_config(Arc::new(self.config.cloud_transport(hint.clone())));
+        let connecting = incoming.accept_with(Arc::new(server))?;
         let connection = timeout(patience, connecting)
             .await
             .map_err(|_| AcceptError::TimedOut)??;
         match timeout(patience, self.welcome(&connection)).await {
-            Ok(Ok(peer)) => Ok((connection, peer)),
+            Ok(Ok((peer, seat))) => {
+                let path = PathKey {
+                    peer_name: peer.name,
+                    ip: connection.remote_address().ip(),
+                };
+                if let Some(known) = self.memory.recall(&path).or(self.config.expected) {
+                    hint.set(known);
+                }
+                Ok(Admitted {
+                    connection,
+                    path,
+                    seat,
+                })
+            }
             Ok(Err(error)) => {
                 if let Some(reason) = error.close_reason() {
                     reason.close(&connection);
@@ -269,13 +303,17 @@ impl Acceptor {
         }
     }
 
-    async fn welcome(&self, connection: &Connection) -> Result<EdgePeer, AcceptError> {
+    async fn welcome(&self, connection: &Connection) -> Result<(EdgePeer, EdgeSeat), AcceptError> {
         let peer = peer_of(connection)?;
         let (enrolment, candidate) = (Arc::clone(&self.enrolment), peer.clone());
         let admission = move || enrolment.admit(&candidate, SystemTime::now());
         // The registry may be a file, and waiting for its lock must not hold up other links.
         let admitted = tokio::task::spawn_blocking(admission).await;
         admitted.map_err(|_| LinkLost::ClosedHere)??;
+        let seat = self
+            .edges
+            .take_seat(&peer.name)
+            .ok_or(AcceptError::TooManyLinks)?;
         let mut stream = connection.open_uni().await?;
         stream
             .write_all(&WELCOME)
@@ -286,8 +324,15 @@ impl Acceptor {
                 | quinn::WriteError::ClosedStream
                 | quinn::WriteError::ZeroRttRejected => AcceptError::TimedOut,
             })?;
-        Ok(peer)
+        Ok((peer, seat))
     }
+}
+
+/// An edge that is let in.
+struct Admitted {
+    connection: Connection,
+    path: PathKey,
+    seat: EdgeSeat,
 }
 
 fn peer_of(connection: &Connection) -> Result<EdgePeer, ChainError> {

@@ -15,7 +15,7 @@ use quinn::{Connection, RecvStream};
 use tokio::time::timeout;
 
 use crate::close::{CloseReason, LinkLost};
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, LinkEstimate};
 use crate::control::{self, CONTROL_PRIORITY, ReadMessageError, WriteMessageError};
 use crate::layer_router::Routes;
 use crate::layer_stream::LayerStream;
@@ -225,6 +225,14 @@ impl CloudLink {
             CloudReply::Refused(refusal) => Err(refusal.into()),
             CloudReply::Manifest(_) => Err(FetchError::WrongKind),
         }
+    }
+
+    /// How fast layers arrive while any is on its way, and the smoothed round-trip time; `None`
+    /// until enough of a layer has come.
+    pub fn estimate(&self) -> Option<LinkEstimate> {
+        let rate = self.shared.routes.arrival_rate()?;
+        let rtt = self.shared.connection.rtt();
+        Some(LinkEstimate { rate, rtt })
     }
 
     /// What the transport counted so far.

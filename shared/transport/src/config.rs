@@ -1,10 +1,14 @@
 //! What a link is tuned with: the path it runs over, how long anything may take, how much may
 //! arrive. Values only; nothing here is read from files or the environment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgeprompt_protocol::frame::MESSAGE_BYTES_MAX;
+use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+use crate::congestion::{PathControllerFactory, PathHint};
 
 /// Smallest window of a direction that carries layers: a short path still has bursts.
 const WINDOW_BYTES_MIN: u64 = 8 << 20;
@@ -29,6 +33,9 @@ const _: () = assert!(2 * MESSAGE_BYTES_MAX <= CONTROL_WINDOW_BYTES as usize);
 pub struct BitRate(u64);
 
 impl BitRate {
+    /// Nothing ever arrives.
+    pub const ZERO: Self = Self(0);
+
     /// So many bits each second.
     pub const fn bits_per_second(bits: u64) -> Self {
         Self(bits)
@@ -39,10 +46,43 @@ impl BitRate {
         Self(megabits.saturating_mul(1_000_000))
     }
 
+    /// The rate at which `bytes` take `time`; as high as can be if they take none.
+    pub fn of(bytes: u64, time: Duration) -> Self {
+        const BITS_NANOS: u128 = 8 * 1_000_000_000;
+        let rate = (u128::from(bytes) * BITS_NANOS).checked_div(time.as_nanos());
+        Self(rate.map_or(u64::MAX, |rate| u64::try_from(rate).unwrap_or(u64::MAX)))
+    }
+
+    /// The rate in whole bits each second.
+    pub const fn as_bits_per_second(self) -> u64 {
+        self.0
+    }
+
     /// The rate in whole bytes each second.
     pub const fn bytes_per_second(self) -> u64 {
         self.0 / 8
     }
+
+    /// Whole bytes that arrive in `time`.
+    pub fn bytes_in(self, time: Duration) -> u64 {
+        let bytes = u128::from(self.0) * time.as_nanos() / (8 * 1_000_000_000);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// So many times the `denominator`-th part of it.
+    pub(crate) fn part(self, numerator: u64, denominator: u64) -> Self {
+        let bits = u128::from(self.0) * u128::from(numerator) / u128::from(denominator);
+        Self(u64::try_from(bits).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a link was found to be, or what an operator says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkEstimate {
+    /// How fast bytes arrive.
+    pub rate: BitRate,
+    /// The round-trip time.
+    pub rtt: Duration,
 }
 
 /// The path between two nodes, as far as buffers depend on it.
@@ -68,10 +108,8 @@ impl Default for LinkProfile {
 impl LinkProfile {
     /// Twice the bandwidth-delay product, so that a lost packet's round trip does not stall the
     /// sender, within 8 MiB and 1 GiB.
-    fn window_bytes(&self) -> u32 {
-        let rate = u128::from(self.rate.bytes_per_second());
-        let in_flight = rate * self.rtt.as_micros() / 1_000_000;
-        let window = u64::try_from(2 * in_flight).unwrap_or(u64::MAX);
+    pub(crate) fn window_bytes(&self) -> u32 {
+        let window = self.rate.bytes_in(self.rtt).saturating_mul(2);
         let window = window.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         u32::try_from(window).expect("WINDOW_BYTES_MAX fits 32 bits")
     }
@@ -111,6 +149,19 @@ impl Default for Timeouts {
     }
 }
 
+/// What decides how many bytes may be on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CongestionControl {
+    /// A model of the path: the rate at which bytes arrive and the shortest round trip. Packets
+    /// that a radio link loses do not slow it down.
+    #[default]
+    PathModel,
+    /// CUBIC (RFC 9438), to compare with: every lost packet counts as a full queue.
+    Cubic,
+    /// The QUIC library's experimental BBR, to compare with.
+    Bbr,
+}
+
 /// How an endpoint makes or accepts links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
@@ -120,6 +171,11 @@ pub struct LinkConfig {
     pub timeouts: Timeouts,
     /// Most bytes of layers that one fetch may bring; a manifest that announces more is refused.
     pub fetch_bytes_max: usize,
+    /// How much is sent at a time.
+    pub congestion_control: CongestionControl,
+    /// What is known of the path to a peer before the first link to it; a link remembers for the
+    /// next. A new link starts with half of the rate, once the round trip has shown to be alike.
+    pub expected: Option<LinkEstimate>,
 }
 
 impl Default for LinkConfig {
@@ -130,14 +186,16 @@ impl Default for LinkConfig {
             profile: LinkProfile::default(),
             timeouts: Timeouts::default(),
             fetch_bytes_max: 32 << 30,
+            congestion_control: CongestionControl::default(),
+            expected: None,
         }
     }
 }
 
 impl LinkConfig {
-    /// Transport parameters of the node that receives requests and sends layers.
-    pub(crate) fn cloud_transport(&self) -> TransportConfig {
-        let mut transport = self.transport();
+    /// Transport parameters of the node that receives requests and sends layers, for one link.
+    pub(crate) fn cloud_transport(&self, hint: PathHint) -> TransportConfig {
+        let mut transport = self.transport(hint);
         transport
             .max_concurrent_bidi_streams(REQUEST_STREAMS_MAX.into())
             .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -149,7 +207,7 @@ impl LinkConfig {
 
     /// Transport parameters of the node that sends requests and receives layers.
     pub(crate) fn edge_transport(&self) -> TransportConfig {
-        let mut transport = self.transport();
+        let mut transport = self.transport(PathHint::default());
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(LAYER_STREAMS_MAX.into())
@@ -159,8 +217,18 @@ impl LinkConfig {
         transport
     }
 
-    fn transport(&self) -> TransportConfig {
+    fn transport(&self, hint: PathHint) -> TransportConfig {
         let mut transport = TransportConfig::default();
+        match self.congestion_control {
+            CongestionControl::PathModel => transport
+                .congestion_controller_factory(Arc::new(PathControllerFactory::with_hint(hint))),
+            CongestionControl::Cubic => {
+                transport.congestion_controller_factory(Arc::new(CubicConfig::default()))
+            }
+            CongestionControl::Bbr => {
+                transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+            }
+        };
         // QUIC counts milliseconds in 62 bits: a longer timeout is none.
         let idle = IdleTimeout::try_from(self.timeouts.idle).ok();
         transport

@@ -72,6 +72,11 @@ pub enum ConnectError {
     /// The cloud takes no more links.
     #[error("the cloud takes no more links: try again later")]
     Full,
+    /// This edge has as many links to the cloud as one edge may.
+    #[error(
+        "this edge has too many links to the cloud: close one, or wait until a lost one expires"
+    )]
+    TooManyLinks,
     /// The link came and went.
     #[error(transparent)]
     Lost(#[from] LinkLost),
@@ -91,6 +96,7 @@ impl ConnectError {
             (Some(CloseReason::TokenAlreadyUsed), _) => Self::TokenAlreadyUsed,
             (Some(CloseReason::TokenExpired), _) => Self::TokenExpired,
             (Some(CloseReason::TokenUnknown), _) => Self::TokenUnknown,
+            (Some(CloseReason::TooManyLinks), _) => Self::TooManyLinks,
             (Some(CloseReason::NotAnEdge), _) => Self::EdgeNotTrusted { detail },
             (_, ConnectionError::TimedOut) => Self::Unreachable { addr },
             (Some(CloseReason::Done | CloseReason::ShuttingDown | CloseReason::Internal), _)

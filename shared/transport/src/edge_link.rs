@@ -10,10 +10,13 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::close::{CloseReason, LinkLost, StreamEnd};
-use crate::config::{REQUEST_STREAMS_MAX, Timeouts};
+use crate::config::{LinkEstimate, REQUEST_STREAMS_MAX, Timeouts};
+use crate::congestion::PathController;
 use crate::control::{self, CONTROL_PRIORITY, WriteMessageError};
+use crate::edge_count::EdgeSeat;
 use crate::layer_sender::LayerSender;
 use crate::load::{Load, LoadGuard};
+use crate::path_memory::{PathKey, PathMemory};
 use crate::socket::LinkStats;
 
 /// Why a reply could not be sent.
@@ -47,7 +50,14 @@ impl From<WriteMessageError> for RespondError {
 pub(crate) struct LinkContext {
     pub(crate) timeouts: Timeouts,
     pub(crate) load: Load,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) memory: PathMemory,
+    pub(crate) places: LinkPlaces,
+}
+
+/// What a link takes of the bounds on links; dropping it gives it back.
+pub(crate) struct LinkPlaces {
+    pub(crate) _link: OwnedSemaphorePermit,
+    pub(crate) _edge: EdgeSeat,
 }
 
 /// The link itself, shared by everything that still sends on it; the last one closes it.
@@ -55,11 +65,16 @@ pub(crate) struct EdgeConnection {
     pub(crate) connection: Connection,
     pub(crate) timeouts: Timeouts,
     load: Load,
-    _permit: OwnedSemaphorePermit,
+    pub(crate) memory: PathMemory,
+    pub(crate) path: PathKey,
+    _places: LinkPlaces,
 }
 
 impl Drop for EdgeConnection {
     fn drop(&mut self) {
+        if let Some(estimate) = PathController::estimate_of(&self.connection) {
+            self.memory.remember(self.path.clone(), estimate);
+        }
         let draining = self.load.is_draining();
         let reason = if draining {
             CloseReason::ShuttingDown
@@ -73,44 +88,42 @@ impl Drop for EdgeConnection {
 /// A link to an admitted edge. It closes when this and every responder and sender is dropped.
 pub struct EdgeLink {
     pub(crate) link: Arc<EdgeConnection>,
-    peer_name: String,
     requests: mpsc::Receiver<IncomingRequest>,
 }
 
 impl std::fmt::Debug for EdgeLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EdgeLink")
-            .field("peer_name", &self.peer_name)
+            .field("peer_name", &self.peer_name())
             .finish_non_exhaustive()
     }
 }
 
 impl EdgeLink {
-    pub(crate) fn start(connection: Connection, peer_name: String, context: LinkContext) -> Self {
+    pub(crate) fn start(connection: Connection, path: PathKey, context: LinkContext) -> Self {
         let LinkContext {
             timeouts,
             load,
-            permit,
+            memory,
+            places,
         } = context;
         let link = EdgeConnection {
             connection,
             timeouts,
             load,
-            _permit: permit,
+            memory,
+            path,
+            _places: places,
         };
         let link = Arc::new(link);
         let (sender, requests) = mpsc::channel(REQUEST_STREAMS_MAX as usize);
         tokio::spawn(accept_requests(Arc::downgrade(&link), sender));
-        Self {
-            link,
-            peer_name,
-            requests,
-        }
+        Self { link, requests }
     }
 
     /// The edge's name: the hash of its key under the edges' domain, so none can take another's.
     pub fn peer_name(&self) -> &str {
-        &self.peer_name
+        &self.link.path.peer_name
     }
 
     /// The next request, or `None` once the link is gone or draining. Cancel-safe.
@@ -118,6 +131,12 @@ impl EdgeLink {
     /// Requests that are not of the protocol are refused before they get here.
     pub async fn next_request(&mut self) -> Option<IncomingRequest> {
         self.requests.recv().await
+    }
+
+    /// What the path was found to be, once the link has carried anything; `None` under another
+    /// congestion control than [`PathModel`](crate::CongestionControl::PathModel).
+    pub fn estimate(&self) -> Option<LinkEstimate> {
+        PathController::estimate_of(&self.link.connection)
     }
 
     /// What the transport counted so far.
@@ -164,6 +183,17 @@ impl std::fmt::Debug for Responder {
 }
 
 impl Responder {
+    /// Waits until the edge no longer wants an answer, or is gone. It borrows nothing, so a queued
+    /// job can wait for it beside its turn.
+    pub fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async move {
+            // Either way there is nobody left to answer: the stream is not finished before this
+            // responder is used up.
+            let _ = stopped.await;
+        }
+    }
+
     /// Says why the request is not served.
     ///
     /// # Errors

@@ -16,9 +16,10 @@ use quinn::{Connection, ReadError, ReadExactError, RecvStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use crate::arrival_meter::ArrivalMeter;
 use crate::close::{LinkLost, StreamEnd};
 use crate::cloud_link::{FETCHES_MAX, FetchError};
-use crate::config::Timeouts;
+use crate::config::{BitRate, Timeouts};
 use crate::layer_stream::{LayerFailure, LayerProblem, ReceivedLayer};
 
 /// Layers a fetch may have received and not yet handed on: all of them. Waiting here would leave
@@ -26,13 +27,24 @@ use crate::layer_stream::{LayerFailure, LayerProblem, ReceivedLayer};
 /// the manifest that the edge agreed to.
 const LAYERS_QUEUED_MAX: usize = KvGeometry::LAYER_COUNT_MAX as usize;
 
+/// Bytes of a layer that are hashed at a time.
+const HASHED_BYTES_MIN: usize = 64 << 10;
+
 pub(crate) type LayerResult = Result<ReceivedLayer, LayerFailure>;
 
 /// The open fetches of a link. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Routes {
     routes: Arc<Mutex<HashMap<FetchId, Arc<Route>>>>,
+    arrivals: Arrivals,
 }
+
+/// What the link's layers are measured with. Clones share it.
+#[derive(Clone, Default)]
+struct Arrivals(Arc<Mutex<ArrivalMeter>>);
+
+/// A layer that is arriving; dropping it ends it, whether it came or not.
+struct Arriving<'a>(&'a Arrivals);
 
 /// Where the layers of one fetch go.
 struct Route {
@@ -95,6 +107,11 @@ impl Routes {
         })
     }
 
+    /// How fast layers arrive, once any has.
+    pub(crate) fn arrival_rate(&self) -> Option<BitRate> {
+        self.arrivals.lock().rate()
+    }
+
     /// Takes every stream that the cloud opens, until the link is gone.
     pub(crate) async fn run(self, connection: Connection, timeouts: Timeouts) {
         while let Ok(stream) = connection.accept_uni().await {
@@ -140,7 +157,12 @@ impl Routes {
         }
         let received = async {
             let payload_bytes = checked.map_err(LayerProblem::Header)?;
-            read_layer(stream, payload_bytes, &manifest, timeouts).await
+            let arriving = self.arrivals.begin();
+            let (payload, trailer) = read_layer(stream, payload_bytes, &arriving, timeouts).await?;
+            let (geometry, token_count) = (&manifest.geometry, manifest.tokens.len());
+            let kv = LayerKv::new(payload, geometry, token_count, manifest.dtype)
+                .expect("as many bytes were read as the manifest implies");
+            Ok((kv, trailer))
         };
         let received = tokio::select! {
             received = received => received,
@@ -174,6 +196,29 @@ impl Routes {
     }
 }
 
+impl Arrivals {
+    fn begin(&self) -> Arriving<'_> {
+        self.lock().begin(Instant::now());
+        Arriving(self)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ArrivalMeter> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arriving<'_> {
+    fn count(&self, bytes: usize) {
+        self.0.lock().count(Instant::now(), bytes);
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.0.lock().end(Instant::now());
+    }
+}
+
 impl Route {
     /// Waits for the manifest, which may come after its first layers.
     async fn manifest(&self, timeouts: Timeouts) -> Result<Arc<Manifest>, StreamEnd> {
@@ -202,19 +247,28 @@ impl Route {
 async fn read_layer(
     stream: &mut RecvStream,
     payload_bytes: usize,
-    manifest: &Manifest,
+    arriving: &Arriving<'_>,
     timeouts: Timeouts,
-) -> Result<(LayerKv, LayerTrailer), LayerProblem> {
+) -> Result<(Bytes, LayerTrailer), LayerProblem> {
     let stalled = |_| LayerProblem::Stalled;
-    let mut payload = BytesMut::with_capacity(payload_bytes);
+    let mut payload = BytesMut::zeroed(payload_bytes);
     let mut hasher = Hasher::new();
-    while payload.len() < payload_bytes {
-        let reading = stream.read_chunk(payload_bytes - payload.len(), true);
-        let chunk = timeout(timeouts.layer, reading).await.map_err(stalled)??;
-        let chunk: Bytes = chunk.ok_or(LayerProblem::Truncated)?.bytes;
-        hasher.update(&chunk);
-        payload.extend_from_slice(&chunk);
+    let (mut filled, mut hashed) = (0, 0);
+    while filled < payload_bytes {
+        // One read takes all that has arrived: packet by packet, timers and locks would cost more
+        // than the bytes.
+        let reading = stream.read(&mut payload[filled..]);
+        let read = timeout(timeouts.layer, reading).await.map_err(stalled)??;
+        let byte_count = read.ok_or(LayerProblem::Truncated)?;
+        arriving.count(byte_count);
+        filled += byte_count;
+        // Less at a time would leave most of the hash's lanes empty.
+        if filled - hashed >= HASHED_BYTES_MIN {
+            hasher.update(&payload[hashed..filled]);
+            hashed = filled;
+        }
     }
+    hasher.update(&payload[hashed..]);
     let mut bytes = [0; LAYER_TRAILER_BYTES];
     timeout(timeouts.layer, stream.read_exact(&mut bytes))
         .await
@@ -229,10 +283,7 @@ async fn read_layer(
     if LayerDigest::from(hasher.finalize()) != trailer.digest {
         return Err(LayerProblem::Corrupt);
     }
-    let (geometry, token_count) = (&manifest.geometry, manifest.tokens.len());
-    let kv = LayerKv::new(payload.freeze(), geometry, token_count, manifest.dtype)
-        .expect("the loop above read exactly the length that the manifest implies");
-    Ok((kv, trailer))
+    Ok((payload.freeze(), trailer))
 }
 
 impl From<ReadExactError> for LayerProblem {

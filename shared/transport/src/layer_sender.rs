@@ -8,9 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use blake3::Hasher;
 use bytes::Bytes;
-use edgeprompt_kv::{LayerIndex, LayerKv};
+use edgeprompt_kv::{LayerDigest, LayerIndex, LayerKv};
 use edgeprompt_protocol::{HeaderMismatch, LayerHeader, LayerTimings, LayerTrailer, Manifest};
 use quinn::{SendStream, WriteError};
 use tokio::time::timeout;
@@ -19,7 +18,7 @@ use crate::close::{LinkLost, StreamEnd};
 use crate::edge_link::EdgeConnection;
 use crate::load::LoadGuard;
 
-/// Bytes handed to the transport at a time; the hash of a chunk is made while earlier ones leave.
+/// Bytes handed to the transport at a time: a reader that stalls is noticed between two of them.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// When a layer was computed.
@@ -143,6 +142,17 @@ impl LayerSender {
         &self.manifest
     }
 
+    /// Waits until the edge no longer wants the layers, or is gone: stop computing them. It borrows
+    /// nothing, so a queued job can wait for it beside its turn. After [`LayerSender::finish`] it
+    /// means nothing.
+    pub fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.control.stopped();
+        async move {
+            // The stream is not finished yet, so it has been stopped or has gone with its link.
+            let _ = stopped.await;
+        }
+    }
+
     /// Sends one layer; returns when the transport has all of it, not when the edge does.
     ///
     /// The transport takes what its window allows and then makes this wait, so compute on another
@@ -167,8 +177,7 @@ impl LayerSender {
         self.claim(layer)?;
         tokio::select! {
             biased;
-            // Resolves only if the edge withdraws or the link goes: the stream is not finished.
-            _ = self.control.stopped() => Err(self.link_error()),
+            () = self.withdrawn() => Err(self.link_error()),
             sent = self.send_stream(header, kv.payload(), span) => sent,
         }
     }
@@ -295,18 +304,17 @@ async fn write_layer(
             .map_err(|_| SendLayerError::TimedOut)?
             .map_err(SendLayerError::from)
     };
+    // A layer takes milliseconds to hash, in which the link's task could not send it.
+    let hashed = payload.clone();
+    let digest = tokio::task::spawn_blocking(move || LayerDigest::of(&hashed));
     write(Bytes::copy_from_slice(&header.encode())).await?;
-    let mut hasher = Hasher::new();
     let mut rest = payload.clone();
     while !rest.is_empty() {
-        let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
-        hasher.update(&chunk);
-        write(chunk).await?;
+        write(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
     }
-    let trailer = LayerTrailer {
-        digest: hasher.finalize().into(),
-        timings,
-    };
+    // Hashing neither panics nor is aborted, but with the runtime, and then nothing is sent.
+    let digest = digest.await.map_err(|_| LinkLost::ClosedHere)?;
+    let trailer = LayerTrailer { digest, timings };
     write(Bytes::copy_from_slice(&trailer.encode())).await?;
     stream.finish().map_err(|_| SendLayerError::Withdrawn)?;
     Ok(sent_bytes)

@@ -8,13 +8,16 @@
 //! ([`EdgeIdentity::join`]). [`CloudEndpoint`] accepts [`EdgeLink`]s, [`EdgeEndpoint`] makes
 //! [`CloudLink`]s.
 
+mod arrival_meter;
 mod certificates;
 mod close;
 mod cloud_endpoint;
 mod cloud_identity;
 mod cloud_link;
 mod config;
+mod congestion;
 mod control;
+mod edge_count;
 mod edge_endpoint;
 mod edge_identity;
 mod edge_link;
@@ -24,6 +27,9 @@ mod layer_router;
 mod layer_sender;
 mod layer_stream;
 mod load;
+mod path_memory;
+#[cfg(feature = "bench")]
+pub mod plain;
 mod sent_messages;
 mod socket;
 #[cfg(test)]
@@ -35,7 +41,7 @@ pub use close::{CloseReason, LinkLost};
 pub use cloud_endpoint::{AcceptError, CloudEndpoint, Refusals};
 pub use cloud_identity::CloudIdentity;
 pub use cloud_link::{CloudLink, FETCHES_MAX, FetchError, ManifestMismatch};
-pub use config::{BitRate, LinkConfig, LinkProfile, Timeouts};
+pub use config::{BitRate, CongestionControl, LinkConfig, LinkEstimate, LinkProfile, Timeouts};
 pub use edge_endpoint::{ConnectError, EdgeEndpoint};
 pub use edge_identity::{EdgeIdentity, JoinError};
 pub use edge_link::{EdgeLink, IncomingRequest, RespondError, Responder};

@@ -83,6 +83,15 @@ pub(crate) fn open(addr: SocketAddr, server: Option<ServerConfig>) -> Result<End
         .map_err(|source| BindError::Socket { addr, source })
 }
 
+/// The address that an endpoint has.
+pub(crate) fn local_addr(endpoint: &Endpoint) -> Result<SocketAddr, BindError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    endpoint.local_addr().map_err(|source| BindError::Socket {
+        addr: unknown,
+        source,
+    })
+}
+
 fn bind(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6()

@@ -1,7 +1,9 @@
 //! Links over real QUIC on loopback: identities, admission, fetches, and what peers do wrong.
 
 mod admission;
+mod estimates;
 mod fetches;
+mod floods;
 mod hostile;
 mod identities;
 
@@ -92,8 +94,12 @@ struct Domain {
 
 impl Domain {
     fn start() -> Self {
+        Self::start_with(config())
+    }
+
+    fn start_with(config: LinkConfig) -> Self {
         let identity = CloudIdentity::in_memory().unwrap();
-        let cloud = CloudEndpoint::bind(any_port(), &identity, config()).unwrap();
+        let cloud = CloudEndpoint::bind(any_port(), &identity, config).unwrap();
         let addr = cloud.local_addr().unwrap();
         Self {
             identity,
