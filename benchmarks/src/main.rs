@@ -9,6 +9,7 @@ mod plot;
 mod provenance;
 mod result_dir;
 mod statistics;
+mod transfer;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -33,6 +34,8 @@ enum Command {
     /// The edge process of `pipeline`, which starts it
     #[command(hide = true)]
     PipelineEdge(pipeline::edge::EdgeArgs),
+    /// Layers through our transport beside a plain QUIC stream and TCP
+    Transfer(transfer::TransferArgs),
 }
 
 fn main() -> Result<()> {
@@ -41,5 +44,6 @@ fn main() -> Result<()> {
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),
         Command::PipelineEdge(args) => pipeline::edge::run(&args),
+        Command::Transfer(args) => transfer::run(&args),
     }
 }
