@@ -10,6 +10,7 @@ pub mod fetch_plan;
 pub mod layer_bar;
 pub mod link;
 pub mod patience;
+pub mod planner;
 pub mod prefill_speed;
 pub mod private;
 pub mod prompts;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use edgeprompt_transport::{
-    BindError, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig, SentMessages,
+    BindError, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig, LinkEstimate,
+    SentMessages,
 };
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -29,6 +30,8 @@ struct Route {
 #[derive(Debug, Default)]
 struct State {
     link: Option<CloudLink>,
+    /// The path as it was last seen, by whichever link.
+    estimate: Option<LinkEstimate>,
     /// Fetches that still take layers in.
     fetching: Vec<JoinHandle<()>>,
 }
@@ -83,6 +86,16 @@ impl Uplink {
         }
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
+    }
+
+    /// How fast layers have come from this cloud lately, and how far it is; `None` until some have
+    /// come. Links that follow each other take one path.
+    pub fn estimate(&self) -> Option<LinkEstimate> {
+        let mut state = self.state();
+        if let Some(estimate) = state.link.as_ref().and_then(CloudLink::estimate) {
+            state.estimate = Some(estimate);
+        }
+        state.estimate
     }
 
     /// Gives the link up, so that the next one is new.

@@ -8,6 +8,8 @@ use clap::Args;
 use edge_node::answer::{Answer, Cloud, Question, Stop, answer};
 use edge_node::cloud_prompt::CloudPrompt;
 use edge_node::patience::Patience;
+use edge_node::planner::Planner;
+use edge_node::prefill_speed::PrefillSpeed;
 use edge_node::private::PrivateTokens;
 use edge_node::uplink::Uplink;
 use edgeprompt_engine::SequenceOptions;
@@ -34,6 +36,7 @@ pub(crate) struct EdgeArgs {
 /// An edge and what it has joined.
 struct Edge {
     model: Model,
+    planner: Planner,
     runtime: Runtime,
     identity: Option<EdgeIdentity>,
     uplink: Option<Uplink>,
@@ -41,8 +44,10 @@ struct Edge {
 
 /// Obeys until standard input ends.
 pub(crate) fn run(args: &EdgeArgs) -> Result<()> {
+    let model = args.model.open()?;
     let mut edge = Edge {
-        model: args.model.open()?,
+        planner: Planner::new(PrefillSpeed::measure(&model)),
+        model,
         runtime: super::network_runtime()?,
         identity: None,
         uplink: None,
@@ -99,12 +104,18 @@ impl Edge {
             return report(answered, &busy);
         }
         let private = PrivateTokens::new(private);
-        let prompt = PromptRef::Public(PublicPrompt::Tokens(public));
+        let prompt = PromptRef::Public(PublicPrompt::Tokens(public.clone()));
         let uplink = self.uplink.as_ref().context("the edge has no uplink")?;
         let (busy, asked_at) = (BusyThreads::start(), Instant::now());
-        let fetched = CloudPrompt::fetch(uplink, &self.model, prompt);
-        let prompt = self.runtime.block_on(fetched)?;
-        let answered = self.answer(ask.mode, &private, (Cloud::Arriving(prompt), asked_at));
+        let cloud = self.runtime.block_on(async {
+            if ask.mode == Mode::Planned {
+                let known = (prompt, public);
+                return self.planner.obtain(uplink, &self.model, known).await;
+            }
+            let fetched = CloudPrompt::fetch(uplink, &self.model, prompt).await?;
+            Ok(Cloud::Arriving(fetched))
+        })?;
+        let answered = self.answer(ask.mode, &private, (cloud, asked_at));
         let answered = report(answered, &busy)?;
         self.runtime.block_on(uplink.settle());
         match &answered.recomputed {
@@ -133,7 +144,7 @@ impl Edge {
             stop: Stop::AtLengthOnly,
             patience: match mode {
                 Mode::Streaming | Mode::Local => Patience::Unlimited,
-                Mode::Default => Patience::default(),
+                Mode::Planned => Patience::default(),
             },
             asked_at,
         };
@@ -148,6 +159,7 @@ fn report(answered: Answer, busy: &BusyThreads) -> Result<Answered> {
         first_token: first.context("an answer has a token")?.0,
         timeline: answered.timeline,
         received_bytes: answered.received_bytes,
+        chosen_count: answered.chosen_count,
         recomputed: answered.recomputed.map(|recomputed| RecomputedLayers {
             layer_count: recomputed.layer_count,
             reason: recomputed.loss.reason.label().to_owned(),

@@ -96,9 +96,9 @@ pub(crate) struct Ask {
 pub(crate) enum Mode {
     /// The cloud streams its layers, and the edge waits for them as long as it takes.
     Streaming,
-    /// As an edge does unless told otherwise: it declines to stream when it has waited about as
-    /// long as computing the layers itself takes.
-    Default,
+    /// As an edge does that knows its link: it asks for the layers that come sooner than it
+    /// computes them, and computes the others meanwhile.
+    Planned,
     /// The edge prefills the whole prompt, in one piece.
     Local,
 }
@@ -120,8 +120,10 @@ pub(crate) struct Answered {
     pub(crate) timeline: LayerTimeline,
     /// Keys and values received until the first token.
     pub(crate) received_bytes: u64,
-    /// Layers of the cloud prompt that the edge computed.
+    /// Layers of the cloud prompt that the edge computed because they did not come.
     pub(crate) recomputed: Option<RecomputedLayers>,
+    /// Layers of the cloud prompt that the edge computed by choice.
+    pub(crate) chosen_count: usize,
     /// The first token. All prompts here are random numbers, so it tells nothing about anybody.
     pub(crate) first_token: u32,
     /// Seconds on processors each second until the first token.

@@ -16,8 +16,8 @@ use crate::statistics::{Spread, median_index};
 pub(crate) struct Round {
     /// The cloud's layers streamed, the edge waiting for them.
     pub(crate) streaming: Answered,
-    /// With the patience an edge has by default.
-    pub(crate) default: Answered,
+    /// Only what comes sooner than the edge computes it streamed.
+    pub(crate) planned: Answered,
     /// Everything computed on the edge.
     pub(crate) local: Answered,
 }
@@ -69,9 +69,13 @@ pub(crate) struct PointResult {
     pub(crate) local_ttft_ms: Spread,
     /// That over T.
     pub(crate) speedup_over_local: Spread,
-    /// T with the patience an edge has by default.
-    pub(crate) default_ttft_ms: Spread,
-    /// Rounds in which such an edge gave the cloud up and computed instead.
+    /// T of an edge that asks only for what comes sooner than it computes it.
+    pub(crate) planned_ttft_ms: Spread,
+    /// That over the better of streaming and local prefill.
+    pub(crate) planned_over_best: Spread,
+    /// Layers that such an edge computed, by choice or because they were late.
+    pub(crate) planned_layers_here: Spread,
+    /// Rounds in which it did not ask the cloud at all.
     pub(crate) declined_round_count: usize,
     /// T of the first transfer of a new link, once.
     pub(crate) cold_link_ttft_ms: f64,
@@ -165,8 +169,13 @@ impl PointResult {
             speedup_over_local: of_rounds(|round| {
                 ttft_ms(&round.local) / ttft_ms(&round.streaming)
             }),
-            default_ttft_ms: of_rounds(|round| ttft_ms(&round.default)),
-            declined_round_count: rounds.iter().filter(|r| declined(&r.default)).count(),
+            planned_ttft_ms: of_rounds(|round| ttft_ms(&round.planned)),
+            planned_over_best: of_rounds(|round| {
+                let best = ttft_ms(&round.streaming).min(ttft_ms(&round.local));
+                ttft_ms(&round.planned) / best
+            }),
+            planned_layers_here: of_rounds(|round| count_as_f64(layers_here(&round.planned))),
+            declined_round_count: rounds.iter().filter(|r| declined(&r.planned)).count(),
             cold_link_ttft_ms: ttft_ms(&cold_link),
             same_first_token_count: rounds.iter().filter(|round| round.agrees()).count(),
             edge_busy_threads: of_rounds(|round| round.local.busy_threads),
@@ -226,14 +235,15 @@ impl From<&DirectionStats> for EmulatorCounts {
     }
 }
 
-/// Whether an edge gave up a cloud that was too slow for it. Layers lost for other reasons are no
-/// decision of the edge's.
+/// Layers of the cloud prompt that the edge computed.
+fn layers_here(answered: &Answered) -> usize {
+    let recomputed = answered.recomputed.as_ref();
+    answered.chosen_count + recomputed.map_or(0, |recomputed| recomputed.layer_count)
+}
+
+/// Whether an edge chose to compute every layer.
 fn declined(answered: &Answered) -> bool {
-    let slow = edge_node::cloud_prompt::LossReason::Slow.label();
-    answered
-        .recomputed
-        .as_ref()
-        .is_some_and(|recomputed| recomputed.reason == slow)
+    answered.chosen_count == answered.timeline.layers.len()
 }
 
 fn median_stages(pipelines: &[Pipeline]) -> Vec<LayerStages> {

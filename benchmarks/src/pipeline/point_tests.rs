@@ -25,6 +25,7 @@ fn streamed(ttft: u64) -> Answered {
         received_bytes: 250_000,
         recomputed: None,
         first_token: 7,
+        chosen_count: 0,
         busy_threads: 1.0,
     }
 }
@@ -55,7 +56,7 @@ fn local(ttft: u64) -> Answered {
 fn round(ttft: u64) -> Round {
     Round {
         streaming: streamed(ttft),
-        default: streamed(ttft),
+        planned: streamed(ttft),
         local: local(2 * ttft),
     }
 }
@@ -124,12 +125,15 @@ fn the_regime_is_that_of_the_median_stages() {
 }
 
 #[test]
-fn only_an_edge_that_found_the_cloud_slow_has_declined() {
+fn only_an_edge_that_asked_for_nothing_has_declined() {
     let mut rounds = vec![round(29), round(29), round(29)];
-    rounds[0].default = recomputed("slow");
-    rounds[1].default = recomputed("link_lost");
-    rounds[2].default = recomputed("slow");
-    assert_eq!(result(rounds).declined_round_count, 2);
+    rounds[0].planned.chosen_count = 2;
+    rounds[1].planned.chosen_count = 1;
+    rounds[2].planned = recomputed("slow");
+    let found = result(rounds);
+    assert_eq!(found.declined_round_count, 1);
+    close(found.planned_layers_here.median, 2.0);
+    close(found.planned_layers_here.min, 1.0);
 }
 
 #[test]
@@ -146,7 +150,6 @@ fn json_has_the_keys_that_readers_rely_on() {
     let expected = [
         "cold_link_ttft_ms",
         "declined_round_count",
-        "default_ttft_ms",
         "edge_busy_threads",
         "emulator_down",
         "emulator_up",
@@ -161,6 +164,9 @@ fn json_has_the_keys_that_readers_rely_on() {
         "local_ttft_ms",
         "median_timeline",
         "paper_ms",
+        "planned_layers_here",
+        "planned_over_best",
+        "planned_ttft_ms",
         "point",
         "regime",
         "rounds",

@@ -86,7 +86,7 @@ impl Nodes {
             let (public, other) = (prompts.next(self), prompts.next(self));
             let mut asks = [
                 question(Mode::Streaming, public),
-                question(Mode::Default, other),
+                question(Mode::Planned, other),
                 question(Mode::Local, public),
             ];
             // Whatever changes over time on a machine meets each way of answering alike.
@@ -187,7 +187,7 @@ impl Round {
         };
         Ok(Self {
             streaming: find(Mode::Streaming)?,
-            default: find(Mode::Default)?,
+            planned: find(Mode::Planned)?,
             local: find(Mode::Local)?,
         })
     }

@@ -12,7 +12,7 @@ struct Column {
     cell: fn(&PointResult) -> String,
 }
 
-const COLUMNS: [Column; 18] = [
+const COLUMNS: [Column; 19] = [
     column("Mbit/s", 6, |r| r.point.rate_mbit_s.to_string()),
     column("RTT", 4, |r| r.point.rtt_ms.to_string()),
     column("cloud", 5, |r| r.point.cloud_len.to_string()),
@@ -33,7 +33,8 @@ const COLUMNS: [Column; 18] = [
     column("KV Mbit/s", 14, goodput),
     column("local", 6, |r| whole(r.local_ttft_ms.median)),
     column("speed-up", 8, |r| ratio(r.speedup_over_local.median)),
-    column("default, declined", 17, default_and_declined),
+    column("planned, here", 15, planned_and_here),
+    column("/best", 5, |r| ratio(r.planned_over_best.median)),
     column("cold link", 9, |r| whole(r.cold_link_ttft_ms)),
 ];
 
@@ -44,8 +45,8 @@ the stage times of the same rounds predict; T/fs: T over it; T/ideal: T over the
 that carries every layer at the emulated rate. paper: equation (7). t_cc, t_ct, t_ec: cloud, link and
 edge, the mean layer. overlap: share of the transfer that the edge did not wait for. KV Mbit/s: keys
 and values, first byte to last, and its share of the rate. local: the whole prompt prefilled on the
-edge; speed-up: local over T. default: T of an edge with its default patience, and in how many rounds
-it declined to stream. cold link: T of the first transfer of a new link, handshake included, once.";
+edge; speed-up: local over T. planned: T of an edge that asks only for the layers that come sooner
+than it computes them, and how many it computed; /best: that over the better of T and local. cold link: T of the first transfer of a new link, handshake included, once.";
 
 const fn column(head: &'static str, width: usize, cell: fn(&PointResult) -> String) -> Column {
     Column { head, width, cell }
@@ -99,10 +100,10 @@ fn goodput(result: &PointResult) -> String {
     format!("{goodput} ({share})")
 }
 
-fn default_and_declined(result: &PointResult) -> String {
-    let default = whole(result.default_ttft_ms.median);
-    let (declined, rounds) = (result.declined_round_count, result.rounds.len());
-    format!("{default}, {declined} of {rounds}")
+fn planned_and_here(result: &PointResult) -> String {
+    let planned = whole(result.planned_ttft_ms.median);
+    let (here, layers) = (result.planned_layers_here.median, result.layers.len());
+    format!("{planned}, {here:.0} of {layers}")
 }
 
 fn with_spread(spread: &Spread) -> String {

@@ -81,15 +81,12 @@ fn evidence<'a>(
             Evidence::Recomputed(layer_count - after, GONE)
         }
         Fault::Stream { .. } if cloud.is_harmless() => Evidence::Nothing,
-        Fault::CloseLink { when, .. } | Fault::Abandon { when, .. } if *when == When::Always => {
-            Evidence::Recomputed(1, GONE)
-        }
         Fault::Stream { when, .. } if *when == When::Always => {
             Evidence::Recomputed(1, &[Corrupt, Stalled, Slow])
         }
         Fault::CloseLink { .. }
         | Fault::Abandon { .. }
-        // Each fetch brings some of the layers that were missing, until there are none.
+        // Each fetch may bring some of the layers that were missing, until there are none.
         | Fault::Silence { .. }
         | Fault::Stream { .. } => Evidence::Counted(asked_again + recomputed_count),
         Fault::Shuffled { .. } | Fault::StallAndResume { .. } => Evidence::Counted(struck),
