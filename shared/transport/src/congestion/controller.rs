@@ -62,8 +62,10 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Growth {
     Doubling,
-    /// A queue shows; the round's end says whether it is the path's.
+    /// A queue seems to show, since some moment of this round.
     Held,
+    /// Held for a whole round, whose rate says whether it is a queue.
+    Tested,
 }
 
 /// Whether our part of the queue has gone in this cycle.
@@ -325,6 +327,10 @@ impl RateController {
             Phase::Cycle { round, .. } => {
                 // A round shows what was sent in the one before.
                 match round {
+                    // The probe paid: another at once, however late packets come.
+                    1 if report.rate >= self.earlier_maxima[0].part(9, 8) => {
+                        return Phase::cycle(0);
+                    }
                     0 => self.adapt_headroom(),
                     3.. => self.cruise.add(report),
                     _ => {}
@@ -346,9 +352,15 @@ impl RateController {
         };
         let grew = report.rate >= best.part(5, 4);
         let flat_rounds = if grew { 0 } else { flat_rounds + 1 };
-        let over = growth == Growth::Held
-            || flat_rounds >= FLAT_ROUNDS_MAX
-            || report.lost_more_than_one_in(LOSS_TOLERATED_ONE_IN);
+        let growth = match growth {
+            Growth::Doubling => Growth::Doubling,
+            Growth::Held => Growth::Tested,
+            // What arrives is what was sent: late packets are not behind each other.
+            Growth::Tested if self.arrives_as_sent(report, window_bytes) => Growth::Doubling,
+            Growth::Tested => return Phase::cycle(1),
+        };
+        let over =
+            flat_rounds >= FLAT_ROUNDS_MAX || report.lost_more_than_one_in(LOSS_TOLERATED_ONE_IN);
         if over {
             return Phase::cycle(1);
         }
@@ -358,6 +370,14 @@ impl RateController {
             best: best.max(report.rate),
             flat_rounds,
         }
+    }
+
+    /// Whether a window brought most of what it would bring without any queue.
+    fn arrives_as_sent(&self, report: &RoundReport, window_bytes: u64) -> bool {
+        self.rtt.is_some_and(|seen| {
+            let without_queue = BitRate::of(window_bytes, seen.rtt);
+            report.rate >= without_queue.part(4, 5)
+        })
     }
 
     fn rtt_is_old(&self, now: Instant) -> bool {

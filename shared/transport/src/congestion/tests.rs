@@ -125,6 +125,20 @@ fn jitter_is_not_taken_for_a_queue() {
     }
 }
 
+#[test]
+fn round_trips_that_vary_by_chance_do_not_end_the_growth() {
+    for megabits in [50, 200] {
+        let profile = path(megabits, 4).with_jitter(Duration::from_millis(20));
+        let mut simulation = Simulation::over(profile, 2);
+        simulation.add_flow();
+        simulation.run(5 * SECOND);
+        let arrived = simulation.run(5 * SECOND);
+        let used = used_percent(&arrived, megabits, 5 * SECOND);
+        println!("{megabits} Mbit/s: {used} % used");
+        assert!(used >= 85, "{used} % used");
+    }
+}
+
 struct EmulatedRate {
     megabits: u64,
     profile: DirectionProfile,
