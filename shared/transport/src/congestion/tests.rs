@@ -135,7 +135,7 @@ fn round_trips_that_vary_by_chance_do_not_end_the_growth() {
         let arrived = simulation.run(5 * SECOND);
         let used = used_percent(&arrived, megabits, 5 * SECOND);
         println!("{megabits} Mbit/s: {used} % used");
-        assert!(used >= 85, "{used} % used");
+        assert!(used >= 90, "{used} % used");
     }
 }
 
@@ -157,10 +157,10 @@ fn pauses_are_no_reason_to_forget() {
     simulation.run(2 * SECOND);
     let learnt = simulation.flow(flow).controller.estimate().unwrap();
     for _ in 0..20 {
-        // A layer each 300 ms: the cloud computes more slowly than the link sends.
-        simulation.supply(flow, 3 << 20);
-        let arrived = simulation.run(Duration::from_millis(300));
-        assert!(arrived[0] > 3_000_000, "{arrived:?}");
+        // A small layer now and then: the cloud computes more slowly than the link sends.
+        simulation.supply(flow, 300 << 10);
+        let arrived = simulation.run(Duration::from_millis(200));
+        assert!(arrived[0] > 300_000, "{arrived:?}");
     }
     let kept = simulation.flow(flow).controller.estimate().unwrap();
     println!("{learnt:?}, later {kept:?}");
