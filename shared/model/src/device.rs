@@ -26,6 +26,11 @@ pub enum DeviceError {
     /// The program was built without it.
     #[error("this program was built without {0}: build it with `--features {0}`")]
     NotBuilt(ComputeDevice),
+    /// This machine has no such device, or its driver does not work.
+    #[error(
+        "{0} cannot be used here: this machine has no such device, or its driver does not work"
+    )]
+    Unusable(ComputeDevice),
 }
 
 impl FromStr for ComputeDevice {
@@ -55,16 +60,49 @@ impl ComputeDevice {
     /// The device itself.
     ///
     /// # Errors
-    /// [`DeviceError::NotBuilt`].
+    /// [`DeviceError::NotBuilt`] or [`DeviceError::Unusable`].
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Flex => Ok(Device::flex()),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::default())),
+            Self::Wgpu => self.probed(|| Device::wgpu(burn::tensor::DeviceKind::default())),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Ok(Device::cuda(0)),
+            Self::Cuda => self.probed(|| Device::cuda(0)),
             #[cfg(not(all(feature = "wgpu", feature = "cuda")))]
             missing => Err(DeviceError::NotBuilt(missing)),
         }
+    }
+
+    /// A device that has computed something: the libraries behind GPUs panic where there is none.
+    #[cfg(any(feature = "wgpu", feature = "cuda", test))]
+    fn probed(self, open: fn() -> Device) -> Result<Device, DeviceError> {
+        // The panic is an answer here, not news for the user. Programs open their device before
+        // they start other threads.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let probed = std::panic::catch_unwind(|| {
+            let device = open();
+            let sum = burn::tensor::Tensor::<1>::ones([2], &device).sum();
+            let sum: Vec<f32> = sum.into_data().try_to_vec().unwrap_or_default();
+            assert_eq!(sum, [2.0]);
+            device
+        });
+        std::panic::set_hook(hook);
+        probed.map_err(|_| DeviceError::Unusable(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_cannot_compute_is_an_error_and_no_panic() {
+        assert!(ComputeDevice::Flex.probed(Device::flex).is_ok());
+        let missing = ComputeDevice::Cuda.probed(|| panic!("no driver"));
+        assert_eq!(
+            missing.err(),
+            Some(DeviceError::Unusable(ComputeDevice::Cuda))
+        );
     }
 }
