@@ -179,7 +179,12 @@ impl Drop for ConnectedEdge {
 
 async fn send_layers(sender: LayerSender, mut prompt: ServedPrompt) -> Result<(), ServeError> {
     for layer in sender.manifest().layers.iter() {
-        let (kv, span) = prompt.layer(layer).await?;
+        let (kv, span) = tokio::select! {
+            biased;
+            // A prompt that nobody waits for any more loses its turn.
+            () = sender.withdrawn() => return Err(SendLayerError::Withdrawn.into()),
+            computed = prompt.layer(layer) => computed?,
+        };
         sender.send(layer, &kv, span).await?;
         metrics::counter!(names::CLOUD_LAYERS_SENT_TOTAL).increment(1);
         metrics::counter!(names::CLOUD_KV_BYTES_SENT_TOTAL).increment(kv.payload().len() as u64);

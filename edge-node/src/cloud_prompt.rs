@@ -14,6 +14,7 @@ use edgeprompt_transport::{
     ConnectError, FetchError, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer,
 };
 
+use crate::prefill_speed::PrefillSpeed;
 use crate::uplink::Uplink;
 
 /// How often missing layers of one prompt are asked for again.
@@ -337,6 +338,7 @@ impl Forwarding {
             };
             match next {
                 Ok(Some(received)) => {
+                    self.note_speed(&received);
                     if self.missing.remove(&received.layer) {
                         self.tell(Arrival::Layer {
                             received,
@@ -355,6 +357,17 @@ impl Forwarding {
             }
         }
         None
+    }
+
+    fn note_speed(&self, received: &ReceivedLayer) {
+        let timings = received.timings;
+        // Zero both for a layer that was stored.
+        let computed = timings
+            .compute_end_us
+            .saturating_sub(timings.compute_start_us);
+        let token_count = self.manifest.tokens.len();
+        let speed = PrefillSpeed::new(Duration::from_micros(computed), token_count);
+        self.uplink.note_speed(speed);
     }
 
     fn tell(&self, arrival: Arrival) {

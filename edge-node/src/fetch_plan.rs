@@ -22,9 +22,11 @@ pub struct LayerCosts {
     pub layer_count: u32,
     /// Computing one layer of the prompt here.
     pub computing: Duration,
+    /// Computing one layer in the cloud; zero where it has them stored.
+    pub computing_in_cloud: Duration,
     /// Sending one layer over the link, by itself.
     pub sending: Duration,
-    /// From asking to the first byte.
+    /// From asking to the first byte, without the cloud's computing.
     pub latency: Duration,
 }
 
@@ -44,16 +46,17 @@ impl LayerCosts {
     }
 
     /// Until the last layer is here, if `first` is the first to be asked for.
+    ///
+    /// The cloud computes those before as well, for each layer needs them; cloud and link are the
+    /// first two machines of the flow shop.
     pub fn time(&self, first: u32) -> Duration {
-        let computed = self.computing.saturating_mul(first);
-        let sent = self.layer_count.saturating_sub(first);
-        if sent == 0 {
-            return computed;
-        }
-        let received = self
-            .latency
-            .saturating_add(self.sending.saturating_mul(sent));
-        computed.max(received)
+        let computed_here = self.computing.saturating_mul(first);
+        let received = (first..self.layer_count).fold(Duration::ZERO, |before, layer| {
+            let computed = self.computing_in_cloud.saturating_mul(layer + 1);
+            let ready = computed.saturating_add(self.latency);
+            ready.max(before).saturating_add(self.sending)
+        });
+        computed_here.max(received)
     }
 }
 
@@ -66,6 +69,7 @@ mod tests {
         LayerCosts {
             layer_count: 12,
             computing: Duration::from_millis(computing_ms),
+            computing_in_cloud: Duration::ZERO,
             sending: Duration::from_millis(sending_ms),
             latency: Duration::from_millis(latency_ms),
         }
@@ -94,12 +98,32 @@ mod tests {
         assert_eq!(first, LayerIndex(7));
     }
 
+    #[test]
+    fn a_cloud_that_computes_as_fast_as_this_edge_is_worth_no_work_here() {
+        let costs = LayerCosts {
+            computing_in_cloud: Duration::from_millis(100),
+            ..costs(100, 10, 1)
+        };
+        // Whatever is computed here, the cloud needs its twelve times 100 ms all the same.
+        assert_eq!(costs.first_to_fetch(), LayerIndex(0));
+        assert_eq!(costs.time(0), Duration::from_millis(1211));
+        assert_eq!(costs.time(6), Duration::from_millis(1211));
+        let slow = LayerCosts {
+            computing_in_cloud: Duration::from_millis(300),
+            ..costs
+        };
+        assert_eq!(slow.first_to_fetch(), LayerIndex(12));
+    }
+
     proptest! {
         #[test]
         fn no_plan_is_faster_by_more_than_the_saving_asked_for(
-            computing in 0u64..500, sending in 0u64..500, latency in 0u64..500,
+            computing in 0u64..500, sending in 0u64..500, latency in 0u64..500, cloud in 0u64..500,
         ) {
-            let costs = costs(computing, sending, latency);
+            let costs = LayerCosts {
+                computing_in_cloud: Duration::from_millis(cloud),
+                ..costs(computing, sending, latency)
+            };
             let chosen = costs.time(costs.first_to_fetch().0);
             for first in 0..=costs.layer_count {
                 prop_assert!(costs.time(first).as_secs_f64() >= chosen.as_secs_f64() * (1.0 - SAVING_MIN) - 1e-9);

@@ -14,6 +14,15 @@ use crate::fetch_plan::LayerCosts;
 use crate::prefill_speed::PrefillSpeed;
 use crate::uplink::Uplink;
 
+/// What is known of a cloud and of the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloudEstimate {
+    /// The way.
+    pub link: LinkEstimate,
+    /// How fast it computed the layer that came last; no time at all if that was stored.
+    pub speed: PrefillSpeed,
+}
+
 /// Plans fetches for one model on this edge.
 #[derive(Clone, Copy, Debug)]
 pub struct Planner {
@@ -33,15 +42,16 @@ impl Planner {
         &self,
         model: &Model,
         token_count: usize,
-        link: Option<LinkEstimate>,
+        cloud: Option<CloudEstimate>,
     ) -> LayerIndex {
-        let Some(link) = link else {
+        let Some(CloudEstimate { link, speed }) = cloud else {
             return LayerIndex(0);
         };
         let bytes = model.geometry.layer_bytes(token_count, KvDtype::F32);
         let costs = LayerCosts {
             layer_count: model.geometry.layer_count(),
             computing: self.speed.layer(token_count),
+            computing_in_cloud: speed.layer(token_count),
             sending: time_of(bytes, link.rate.bytes_per_second()),
             latency: link.rtt,
         };
@@ -89,8 +99,11 @@ mod tests {
         let first = |bits| {
             let rate = BitRate::bits_per_second(bits);
             let rtt = Duration::from_millis(1);
-            let link = LinkEstimate { rate, rtt };
-            planner.first_to_fetch(&model, 100, Some(link)).0
+            let estimate = CloudEstimate {
+                link: LinkEstimate { rate, rtt },
+                speed: PrefillSpeed::new(Duration::ZERO, 1),
+            };
+            planner.first_to_fetch(&model, 100, Some(estimate)).0
         };
         assert_eq!(first(1_000_000_000), 0);
         assert_eq!(first(10_240_000), 3, "10 ms a layer either way: half each");

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::planner::CloudEstimate;
+use crate::prefill_speed::PrefillSpeed;
 use edgeprompt_transport::{
     BindError, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig, LinkEstimate,
     SentMessages,
@@ -31,7 +33,9 @@ struct Route {
 struct State {
     link: Option<CloudLink>,
     /// The path as it was last seen, by whichever link.
-    estimate: Option<LinkEstimate>,
+    path: Option<LinkEstimate>,
+    /// How fast the cloud computed the layer that came last.
+    cloud_speed: Option<PrefillSpeed>,
     /// Fetches that still take layers in.
     fetching: Vec<JoinHandle<()>>,
 }
@@ -88,14 +92,20 @@ impl Uplink {
         Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
     }
 
-    /// How fast layers have come from this cloud lately, and how far it is; `None` until some have
-    /// come. Links that follow each other take one path.
-    pub fn estimate(&self) -> Option<LinkEstimate> {
+    /// How fast layers have come from this cloud lately, how far it is and how fast it computes;
+    /// `None` until some have come. Links that follow each other take one path.
+    pub fn estimate(&self) -> Option<CloudEstimate> {
         let mut state = self.state();
-        if let Some(estimate) = state.link.as_ref().and_then(CloudLink::estimate) {
-            state.estimate = Some(estimate);
+        if let Some(path) = state.link.as_ref().and_then(CloudLink::estimate) {
+            state.path = Some(path);
         }
-        state.estimate
+        let (link, speed) = (state.path?, state.cloud_speed?);
+        Some(CloudEstimate { link, speed })
+    }
+
+    /// Notes how fast the cloud computed a layer.
+    pub(crate) fn note_speed(&self, speed: PrefillSpeed) {
+        self.state().cloud_speed = Some(speed);
     }
 
     /// Gives the link up, so that the next one is new.

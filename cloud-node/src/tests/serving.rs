@@ -135,6 +135,24 @@ async fn an_edge_that_leaves_takes_its_waiting_prompts_with_it() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_fetch_takes_its_waiting_prompt_with_it() {
+    let (mut gate, computer) = Gate::computer(model(), 1 << 20);
+    let cloud = start(computer);
+    let edge = cloud.edge().await;
+    let first = cloud.fetch(&edge, public(1)).await.unwrap();
+    gate.at_gate().await;
+    let withdrawn = cloud.fetch(&edge, public(2)).await.unwrap();
+    let waiting = cloud.computer.find(&withdrawn.manifest().prompt).unwrap();
+    // The link stays, and so does the other fetch on it.
+    drop(withdrawn);
+    waiting.alone().await;
+    drop(waiting);
+    drop(gate);
+    assert_eq!(layer_count(first).await.unwrap(), LAYER_COUNT);
+    assert_eq!(cloud.computer.computed_count(), 1);
+}
+
+#[tokio::test]
 async fn a_panic_abandons_the_fetch_and_the_next_one_is_served() {
     let (gate, computer) = Gate::computer(model(), 1 << 20);
     let cloud = start(computer);
