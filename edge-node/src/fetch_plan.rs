@@ -15,6 +15,11 @@ use edgeprompt_kv::LayerIndex;
 /// processor, and estimates are no better.
 const SAVING_MIN: f64 = 0.1;
 
+/// The edge's work on a layer for a private prompt, as a share of computing the public layer. What
+/// it really is would tell the private prompt's length; this is that of a prompt a few times
+/// shorter than the public one.
+const PRIVATE_SHARE: f64 = 0.25;
+
 /// What each way of getting a layer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerCosts {
@@ -45,18 +50,26 @@ impl LayerCosts {
         LayerIndex(first)
     }
 
-    /// Until the last layer is here, if `first` is the first to be asked for.
+    /// Until the edge is done with the last layer, if `first` is the first to be asked for.
     ///
-    /// The cloud computes those before as well, for each layer needs them; cloud and link are the
-    /// first two machines of the flow shop.
+    /// A flow shop: cloud, link and edge each take one layer after another, and the edge's one
+    /// engine also computes the layers before `first`. The cloud computes those as well, for each
+    /// layer needs them.
     pub fn time(&self, first: u32) -> Duration {
-        let computed_here = self.computing.saturating_mul(first);
-        let received = (first..self.layer_count).fold(Duration::ZERO, |before, layer| {
-            let computed = self.computing_in_cloud.saturating_mul(layer + 1);
-            let ready = computed.saturating_add(self.latency);
-            ready.max(before).saturating_add(self.sending)
-        });
-        computed_here.max(received)
+        let work = self.computing.mul_f64(PRIVATE_SHARE);
+        let (mut received, mut done) = (Duration::ZERO, Duration::ZERO);
+        for layer in 0..self.layer_count {
+            if layer < first {
+                done = done.saturating_add(self.computing);
+            } else {
+                let computed = self.computing_in_cloud.saturating_mul(layer + 1);
+                let ready = computed.saturating_add(self.latency);
+                received = ready.max(received).saturating_add(self.sending);
+                done = done.max(received);
+            }
+            done = done.saturating_add(work);
+        }
+        done
     }
 }
 
@@ -88,31 +101,34 @@ mod tests {
     #[test]
     fn equal_sources_share_the_layers() {
         let costs = costs(100, 100, 0);
-        assert_eq!(costs.first_to_fetch(), LayerIndex(6));
-        assert_eq!(costs.time(6), Duration::from_millis(600));
+        // Five layers here take 5 × 125 ms; seven come in 700 ms, and are worked on for 25 ms each.
+        assert_eq!(costs.time(5), Duration::from_millis(800));
+        assert_eq!(costs.first_to_fetch(), LayerIndex(5));
     }
 
     #[test]
     fn a_long_way_makes_computing_the_first_layers_worth_it() {
-        let first = costs(50, 20, 300).first_to_fetch();
-        assert_eq!(first, LayerIndex(7));
+        let costs = costs(50, 20, 600);
+        assert_eq!(costs.time(0), Duration::from_nanos(852_500_000));
+        assert_eq!(costs.first_to_fetch(), LayerIndex(10));
+    }
+
+    #[test]
+    fn an_edge_that_is_busy_with_what_comes_computes_nothing_else() {
+        // A layer comes every 30 ms and takes 30 ms of work: computing any here would delay all.
+        assert_eq!(costs(120, 30, 1).first_to_fetch(), LayerIndex(0));
     }
 
     #[test]
     fn a_cloud_that_computes_as_fast_as_this_edge_is_worth_no_work_here() {
-        let costs = LayerCosts {
-            computing_in_cloud: Duration::from_millis(100),
+        let cloud = |computing_in_cloud| LayerCosts {
+            computing_in_cloud: Duration::from_millis(computing_in_cloud),
             ..costs(100, 10, 1)
         };
         // Whatever is computed here, the cloud needs its twelve times 100 ms all the same.
-        assert_eq!(costs.first_to_fetch(), LayerIndex(0));
-        assert_eq!(costs.time(0), Duration::from_millis(1211));
-        assert_eq!(costs.time(6), Duration::from_millis(1211));
-        let slow = LayerCosts {
-            computing_in_cloud: Duration::from_millis(300),
-            ..costs
-        };
-        assert_eq!(slow.first_to_fetch(), LayerIndex(12));
+        assert_eq!(cloud(100).time(0), Duration::from_millis(1236));
+        assert_eq!(cloud(100).first_to_fetch(), LayerIndex(0));
+        assert_eq!(cloud(300).first_to_fetch(), LayerIndex(12));
     }
 
     proptest! {

@@ -106,7 +106,7 @@ mod tests {
             planner.first_to_fetch(&model, 100, Some(estimate)).0
         };
         assert_eq!(first(1_000_000_000), 0);
-        assert_eq!(first(10_240_000), 3, "10 ms a layer either way: half each");
+        assert_eq!(first(10_240_000), 2, "10 ms a layer either way: shared");
         assert_eq!(first(100_000), 6, "a second a layer");
         assert_eq!(planner.first_to_fetch(&model, 100, None), LayerIndex(0));
     }

@@ -3,14 +3,13 @@
 // All of it is test code, so a panic is a failed test.
 #![cfg(test)]
 
-mod counting_allocator;
 mod small_model;
 
 use std::path::Path;
 
 use burn::tensor::Device;
-use counting_allocator::{CountingAllocator, peak_of};
 use edgeprompt_model::Model;
+use edgeprompt_testkit::counting_allocator::{CountingAllocator, peak_of};
 use small_model::gguf::GgufValue;
 use small_model::{Architecture, Format, SmallModel};
 

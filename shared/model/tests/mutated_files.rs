@@ -7,7 +7,6 @@
 // All of it is test code, so a panic is a failed test.
 #![cfg(test)]
 
-mod counting_allocator;
 mod mutation;
 mod small_model;
 
@@ -15,11 +14,11 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use counting_allocator::{CountingAllocator, peak_of};
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::{
     ChatMessage, ChatTemplate, Checkpoint, Decoder, Model, ModelConfig, TextTokenizer, Turn,
 };
+use edgeprompt_testkit::counting_allocator::{CountingAllocator, peak_of};
 use edgeprompt_testkit::fixtures::trained_model;
 use mutation::{Numbers, Patient, Witness};
 use small_model::{Architecture, Format, SmallModel, byte_level};

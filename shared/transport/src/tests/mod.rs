@@ -6,6 +6,7 @@ mod fetches;
 mod floods;
 mod hostile;
 mod identities;
+mod memory;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! An allocator that knows the most memory the calling thread has held at once.
+//! An allocator that knows the most memory the calling thread has held at once. A test program that
+//! wants to know makes it its `#[global_allocator]`.
 
 #![allow(unsafe_code)]
 
@@ -6,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 /// Counts for each thread by itself, so that tests beside each other do not disturb each other.
-pub(crate) struct CountingAllocator;
+pub struct CountingAllocator;
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
@@ -59,11 +60,29 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// The most bytes held at once while `work` ran, beyond those held before.
-pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.with(Cell::get);
-    PEAK.with(|peak| peak.set(before));
+/// Measures the calling thread from some moment on.
+#[derive(Clone, Copy, Debug)]
+pub struct PeakMeter {
+    held_before: isize,
+}
+
+impl PeakMeter {
+    /// Begins now. There is one measurement of a thread at a time.
+    pub fn start() -> Self {
+        let held_before = HELD.with(Cell::get);
+        PEAK.with(|peak| peak.set(held_before));
+        Self { held_before }
+    }
+
+    /// The most bytes held since then, beyond those held before.
+    pub fn peak(self) -> usize {
+        usize::try_from(PEAK.with(Cell::get) - self.held_before).unwrap_or(0)
+    }
+}
+
+/// The most bytes that the calling thread holds at once during `work`, beyond those it holds now.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let meter = PeakMeter::start();
     let result = work();
-    let peak = PEAK.with(Cell::get) - before;
-    (result, usize::try_from(peak).unwrap_or(0))
+    (result, meter.peak())
 }
