@@ -14,7 +14,7 @@ use edgeprompt_telemetry::timeline::LayerTimeline;
 use crate::cloud_prompt::{CloudPrompt, Loss};
 use crate::patience::Patience;
 use crate::private::PrivateTokens;
-use crate::public_layers::PublicLayers;
+use crate::public_layers::{PublicLayers, Waiter};
 
 /// Where the public part of the prompt comes from.
 #[derive(Debug)]
@@ -125,7 +125,13 @@ pub struct Recomputed {
 /// If the question has no private token: the model needs one to continue from.
 pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) -> Answer {
     let (model, asked_at) = (question.model, question.asked_at);
-    let mut layers = PublicLayers::new(question, cloud);
+    let waiter = Waiter {
+        model,
+        asked_at,
+        private_len: question.private.len(),
+        patience: question.patience,
+    };
+    let mut layers = PublicLayers::new(waiter, cloud);
     let segment = layers.segment();
     let mut sequence = Sequence::new(model, segment.clone(), question.options);
     sequence.begin(question.private.for_engine());

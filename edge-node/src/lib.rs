@@ -16,5 +16,6 @@ pub mod private;
 pub mod prompts;
 mod public_layers;
 pub mod remembered;
+pub mod serve;
 mod speech;
 pub mod uplink;

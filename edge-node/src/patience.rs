@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use edgeprompt_model::ModelConfig;
 
+use crate::prefill_speed::PrefillSpeed;
+
 /// The shortest time that layers are waited for in all: less is noise of scheduling and links.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
@@ -33,6 +35,14 @@ pub(crate) struct Measured {
 }
 
 impl Patience {
+    /// About as long as computing `public_len` tokens here would take, from what was measured
+    /// before.
+    pub fn measured(speed: PrefillSpeed, public_len: usize, config: &ModelConfig) -> Self {
+        let layers = u32::try_from(config.layer_count).unwrap_or(u32::MAX);
+        let prefill = speed.layer(public_len).saturating_mul(layers);
+        Self::Limited(prefill.max(PATIENCE_MIN))
+    }
+
     /// The limit for `public_len` tokens.
     pub(crate) fn limit(
         self,
@@ -112,6 +122,15 @@ mod tests {
             estimate(64, 64),
             "a short prompt costs a pass all the same"
         );
+    }
+
+    #[test]
+    fn a_measured_speed_is_scaled_to_layers_and_tokens() {
+        let config = ModelShape::M110.config();
+        let speed = PrefillSpeed::new(20 * MS, 128);
+        let patience = |len| Patience::measured(speed, len, &config);
+        assert_eq!(patience(256), Patience::Limited(12 * 40 * MS));
+        assert_eq!(patience(1), Patience::Limited(PATIENCE_MIN));
     }
 
     #[test]

@@ -11,12 +11,25 @@ use edgeprompt_telemetry::names;
 use edgeprompt_telemetry::timeline::{LayerTimeline, Span};
 use edgeprompt_transport::ReceivedLayer;
 
-use crate::answer::{Cloud, Event, Question, Recomputed};
+use crate::answer::{Cloud, Event, Recomputed};
 use crate::cloud_prompt::{Arrival, Loss, LossReason};
 use crate::patience::{Measured, Patience};
 
 /// The label of layers that the edge computes because they would come later.
 const FASTER_HERE: &str = "faster_here";
+
+/// What is to be known of whoever waits for layers.
+#[derive(Clone, Copy)]
+pub(crate) struct Waiter<'a> {
+    /// The model.
+    pub(crate) model: &'a Model,
+    /// The zero of the timeline.
+    pub(crate) asked_at: Instant,
+    /// Tokens of the pass that waits: how fast it is says how long waiting pays.
+    pub(crate) private_len: usize,
+    /// How long to wait.
+    pub(crate) patience: Patience,
+}
 
 /// The public part of one request.
 pub(crate) struct PublicLayers<'a> {
@@ -45,9 +58,9 @@ pub(crate) struct PublicLayers<'a> {
 }
 
 impl<'a> PublicLayers<'a> {
-    /// The public part of `question`.
-    pub(crate) fn new(question: &Question<'a>, cloud: Cloud) -> Self {
-        let model = question.model;
+    /// The public part that `waiter` waits for.
+    pub(crate) fn new(waiter: Waiter<'a>, cloud: Cloud) -> Self {
+        let model = waiter.model;
         let end = LayerIndex(model.geometry.layer_count());
         let mut layers = Self {
             model,
@@ -57,9 +70,9 @@ impl<'a> PublicLayers<'a> {
             first_expected: end,
             loss: None,
             local: None,
-            asked_at: question.asked_at,
-            private_len: question.private.len(),
-            patience: question.patience,
+            asked_at: waiter.asked_at,
+            private_len: waiter.private_len,
+            patience: waiter.patience,
             first_work: None,
             waited: Duration::ZERO,
             timeline: LayerTimeline::with_layers(model.decoder.layers().len()),

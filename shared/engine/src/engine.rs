@@ -164,6 +164,11 @@ impl Engine {
         self.sequences.remove(&id);
     }
 
+    /// Positions of the model.
+    pub fn context_len_max(&self) -> usize {
+        self.model.config.context_len_max
+    }
+
     /// Whether any generation is under way.
     pub fn is_idle(&self) -> bool {
         self.sequences.is_empty()

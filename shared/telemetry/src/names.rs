@@ -19,6 +19,12 @@ pub const CLOUD_REFUSALS_TOTAL: &str = "cloud_refusals_total";
 /// Gauge: edges connected now.
 pub const CLOUD_EDGES_CONNECTED: &str = "cloud_edges_connected";
 
+/// Gauge: requests that compute now.
+pub const EDGE_NUM_REQUESTS_RUNNING: &str = "edge_num_requests_running";
+/// Gauge: requests that wait for their turn.
+pub const EDGE_NUM_REQUESTS_WAITING: &str = "edge_num_requests_waiting";
+/// Gauge: the share of the private KV blocks in use, from 0 to 1.
+pub const EDGE_KV_CACHE_USAGE_PERC: &str = "edge_kv_cache_usage_perc";
 /// Histogram: from the request's arrival to its first token.
 pub const EDGE_TIME_TO_FIRST_TOKEN_SECONDS: &str = "edge_time_to_first_token_seconds";
 /// Histogram: each gap between two tokens of one sequence.
@@ -115,12 +121,16 @@ pub const METRICS: &[Metric] = &[
         Unit::Count,
         "Requests of edges that were refused, by reason.",
     ),
-    Metric {
-        name: CLOUD_EDGES_CONNECTED,
-        kind: MetricKind::Gauge,
-        unit: Unit::Count,
-        help: "Edges connected now.",
-    },
+    gauge(CLOUD_EDGES_CONNECTED, "Edges connected now."),
+    gauge(EDGE_NUM_REQUESTS_RUNNING, "Requests that compute now."),
+    gauge(
+        EDGE_NUM_REQUESTS_WAITING,
+        "Requests that wait for their turn.",
+    ),
+    gauge(
+        EDGE_KV_CACHE_USAGE_PERC,
+        "Share of the private KV blocks in use, from 0 to 1.",
+    ),
     seconds(
         EDGE_TIME_TO_FIRST_TOKEN_SECONDS,
         TIME_TO_FIRST_TOKEN_BUCKETS,
@@ -178,6 +188,16 @@ const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Metric {
         name,
         kind: MetricKind::Counter,
         unit,
+        help,
+    }
+}
+
+/// A value that goes up and down, a count or a share.
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind: MetricKind::Gauge,
+        unit: Unit::Count,
         help,
     }
 }

@@ -1,0 +1,162 @@
+//! A thread that brings one cloud prompt's layers in: from the cloud as long as waiting pays, then
+//! computed here. Everybody whose request builds on the prompt goes on as layers come.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use edgeprompt_engine::CloudSegment;
+use edgeprompt_kv::LayerIndex;
+use edgeprompt_model::Model;
+use edgeprompt_telemetry::names;
+use tokio::sync::{oneshot, watch};
+
+use crate::answer::{Cloud, Event};
+use crate::patience::Patience;
+use crate::prefill_speed::PrefillSpeed;
+use crate::public_layers::{PublicLayers, Waiter};
+use crate::serve::generator::Generator;
+
+/// How far a cloud prompt is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filling {
+    /// Layers are missing and will come.
+    Filling,
+    /// Every layer is here.
+    Filled(Filled),
+    /// Layers are missing and will not come: the thread that brings them has died.
+    Broken,
+}
+
+/// Where the layers of a complete cloud prompt came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Bytes of keys and values received.
+    pub received_bytes: u64,
+    /// Layers computed here because the cloud did not send them in time.
+    pub recomputed_count: usize,
+    /// Why it did not.
+    pub loss: Option<String>,
+}
+
+/// Watches a cloud prompt being filled.
+#[derive(Clone, Debug)]
+pub struct FillingWatch(watch::Receiver<Filling>);
+
+impl FillingWatch {
+    /// One that is told by hand.
+    #[cfg(test)]
+    pub(crate) const fn new(told: watch::Receiver<Filling>) -> Self {
+        Self(told)
+    }
+
+    /// How far it is.
+    pub fn now(&self) -> Filling {
+        let told = self.0.borrow().clone();
+        // Whoever fills says so before it goes.
+        match told {
+            Filling::Filling if self.0.has_changed().is_err() => Filling::Broken,
+            Filling::Filling | Filling::Filled(_) | Filling::Broken => told,
+        }
+    }
+
+    /// Returns once layers are missing that will not come, and never otherwise. Cancel-safe.
+    pub async fn broken(&mut self) {
+        let ended = self.0.wait_for(|told| *told != Filling::Filling).await;
+        if matches!(ended.as_deref(), Ok(Filling::Filled(_))) {
+            std::future::pending().await
+        }
+    }
+
+    /// Returns once there is nothing to wait for any more, whichever way it ended.
+    pub async fn ended(&mut self) -> Filling {
+        // Without a word at the end it is broken, which `now` says.
+        let _ = self.0.wait_for(|told| *told != Filling::Filling).await;
+        self.now()
+    }
+}
+
+/// Starts the threads.
+#[derive(Clone, Debug)]
+pub struct Filler {
+    model: Arc<Model>,
+    generator: Generator,
+    speed: PrefillSpeed,
+}
+
+impl Filler {
+    /// Fills for `generator` on a node that computes at `speed`.
+    pub const fn new(model: Arc<Model>, generator: Generator, speed: PrefillSpeed) -> Self {
+        Self {
+            model,
+            generator,
+            speed,
+        }
+    }
+
+    /// The model.
+    pub(crate) const fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Begins to fill a segment of `token_count` tokens. `None` if there is no thread for it.
+    pub(crate) async fn begin(
+        &self,
+        cloud: Cloud,
+        token_count: usize,
+    ) -> Option<(CloudSegment, FillingWatch)> {
+        let patience = Patience::measured(self.speed, token_count, &self.model.config);
+        let (tell, told) = watch::channel(Filling::Filling);
+        let (hand_out, segment) = oneshot::channel();
+        let filler = self.clone();
+        let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
+        let started = thread.spawn(move || {
+            let filled = filler.fill(cloud, patience, hand_out);
+            tell.send_replace(Filling::Filled(filled));
+            filler.generator.wake();
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread for a cloud prompt");
+            return None;
+        }
+        Some((segment.await.ok()?, FillingWatch(told)))
+    }
+
+    fn fill(
+        &self,
+        cloud: Cloud,
+        patience: Patience,
+        hand_out: oneshot::Sender<CloudSegment>,
+    ) -> Filled {
+        let waiter = Waiter {
+            model: &self.model,
+            asked_at: Instant::now(),
+            private_len: 1,
+            patience,
+        };
+        let mut layers = PublicLayers::new(waiter, cloud);
+        // Whoever asked may be gone; others may come.
+        let _ = hand_out.send(layers.segment.clone());
+        let mut on = |event: Event| {
+            if matches!(event, Event::LayerArrived(_)) {
+                self.generator.wake();
+            }
+        };
+        for layer in (0..self.model.geometry.layer_count()).map(LayerIndex) {
+            layers.take_arrived(&mut on);
+            if layers.segment.layers.get(layer).is_none() {
+                layers.wait_for(layer, &mut on);
+                self.generator.wake();
+            }
+        }
+        if layers.received_bytes > 0 {
+            metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
+                .record(layers.timeline.transfer_time());
+        }
+        let recomputed = layers.recomputed();
+        Filled {
+            received_bytes: layers.received_bytes,
+            recomputed_count: recomputed.as_ref().map_or(0, |it| it.layer_count),
+            loss: recomputed.map(|it| it.loss.detail),
+        }
+    }
+}

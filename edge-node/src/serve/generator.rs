@@ -1,0 +1,265 @@
+//! The thread that computes: it owns the engine, and everybody else sends it generations and gets
+//! tokens back. Tensor work stays off the async threads.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+
+use edgeprompt_engine::{Engine, EngineLimits, Generation, Output, SequenceId, SubmitError};
+use edgeprompt_model::Model;
+use edgeprompt_telemetry::names;
+use tokio::sync::{mpsc, oneshot};
+
+/// Why there is no generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// It is refused.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
+    /// The computing thread is gone; its log says why.
+    #[error("the engine has stopped: restart the edge node, its log says why")]
+    Stopped,
+}
+
+/// A way to the computing thread. Clones share it; the thread ends with the last.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    commands: Sender<Command>,
+    thread: Arc<JoinHandle<()>>,
+}
+
+enum Command {
+    Submit {
+        generation: Box<Generation>,
+        taken_in: oneshot::Sender<Result<Submitted, SubmitError>>,
+    },
+    Cancel(SequenceId),
+    /// A layer of a cloud prompt has come.
+    Wake,
+}
+
+struct Submitted {
+    id: SequenceId,
+    outputs: mpsc::Receiver<Output>,
+}
+
+/// The tokens of one generation as they come. Dropping it ends the generation and frees its blocks.
+///
+/// Deliberately not `Debug`: the tokens follow from the private prompt.
+pub struct Tokens {
+    submitted: Submitted,
+    commands: Sender<Command>,
+}
+
+impl Generator {
+    /// Starts the computing thread.
+    ///
+    /// # Errors
+    /// What the system says if there is no thread to be had.
+    pub fn start(model: Arc<Model>, limits: EngineLimits) -> std::io::Result<Self> {
+        let (commands, received) = channel();
+        let thread = thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || Worker::new(model, limits).run(&received))?;
+        Ok(Self {
+            commands,
+            thread: Arc::new(thread),
+        })
+    }
+
+    /// Begins a generation.
+    ///
+    /// # Errors
+    /// [`GenerateError`].
+    pub async fn generate(&self, generation: Generation) -> Result<Tokens, GenerateError> {
+        let (taken_in, answer) = oneshot::channel();
+        let submit = Command::Submit {
+            generation: Box::new(generation),
+            taken_in,
+        };
+        self.commands
+            .send(submit)
+            .map_err(|_| GenerateError::Stopped)?;
+        let submitted = answer.await.map_err(|_| GenerateError::Stopped)??;
+        Ok(Tokens {
+            submitted,
+            commands: self.commands.clone(),
+        })
+    }
+
+    /// Whether the thread still computes: it stops early only by a panic.
+    pub fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Says that a layer of a cloud prompt has come.
+    pub fn wake(&self) {
+        // Nobody waits for a layer in an engine that has stopped.
+        let _ = self.commands.send(Command::Wake);
+    }
+}
+
+impl Tokens {
+    /// The next token; `None` after the last, and without a last one if the engine has stopped.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Output> {
+        self.submitted.outputs.recv().await
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        // A generation that has ended is unknown to the engine, and so is one of a stopped engine.
+        let _ = self.commands.send(Command::Cancel(self.submitted.id));
+    }
+}
+
+/// The other side, on the thread.
+struct Worker {
+    engine: Engine,
+    outputs: HashMap<SequenceId, mpsc::Sender<Output>>,
+}
+
+impl Worker {
+    fn new(model: Arc<Model>, limits: EngineLimits) -> Self {
+        Self {
+            engine: Engine::new(model, limits),
+            outputs: HashMap::new(),
+        }
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.gauge();
+            match self.engine.step() {
+                Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
+                // Nothing to compute before something happens.
+                None => match commands.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit {
+                generation,
+                taken_in,
+            } => {
+                // Room for every token, so that a slow reader holds up nobody: a token is small.
+                let room = NonZeroUsize::new(generation.max_tokens).unwrap_or(NonZeroUsize::MIN);
+                let room = room.get().min(self.engine.context_len_max());
+                let submitted = self.engine.submit(*generation).map(|id| {
+                    let (sender, outputs) = mpsc::channel(room);
+                    self.outputs.insert(id, sender);
+                    Submitted { id, outputs }
+                });
+                // Whoever asked may be gone.
+                if let Err(Ok(unwanted)) = taken_in.send(submitted) {
+                    self.forget(unwanted.id);
+                }
+            }
+            Command::Cancel(id) => self.forget(id),
+            Command::Wake => {}
+        }
+    }
+
+    fn forget(&mut self, id: SequenceId) {
+        self.outputs.remove(&id);
+        self.engine.cancel(id);
+    }
+
+    fn tell(&mut self, output: Output) {
+        let (id, ended) = (output.id, output.finish.is_some());
+        if let Some(sender) = self.outputs.get(&id) {
+            // A reader that has gone cancels.
+            let _ = sender.try_send(output);
+        }
+        if ended {
+            self.outputs.remove(&id);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts for a gauge")]
+    fn gauge(&self) {
+        let (running, waiting) = self.engine.counts();
+        metrics::gauge!(names::EDGE_NUM_REQUESTS_RUNNING).set(running as f64);
+        metrics::gauge!(names::EDGE_NUM_REQUESTS_WAITING).set(waiting as f64);
+        let (used, all) = self.engine.block_usage();
+        metrics::gauge!(names::EDGE_KV_CACHE_USAGE_PERC).set(used as f64 / all.max(1) as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use edgeprompt_engine::{Sampler, SamplingParams};
+    use edgeprompt_kv::TokenId;
+    use edgeprompt_model::ModelShape;
+
+    fn start() -> Generator {
+        let some = |count| NonZeroUsize::new(count).unwrap();
+        let limits = EngineLimits {
+            max_num_seqs: some(2),
+            max_num_batched_tokens: some(16),
+            max_num_waiting: 1,
+            block_len: some(4),
+            block_count: 16,
+        };
+        let model = Model::dummy(ModelShape::Tiny, &Device::flex());
+        Generator::start(Arc::new(model), limits).unwrap()
+    }
+
+    fn generation(prompt: &[u32], max_tokens: usize) -> Generation {
+        Generation {
+            prompt: prompt.iter().copied().map(TokenId).collect(),
+            segment: None,
+            sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
+            max_tokens,
+            end_tokens: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_come_until_the_last_one() {
+        let generator = start();
+        let mut tokens = generator.generate(generation(&[1, 2, 3], 5)).await.unwrap();
+        for count in 1..=5 {
+            let output = tokens.next().await.unwrap();
+            assert_eq!(output.finish.is_some(), count == 5);
+        }
+        assert!(tokens.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reaches_whoever_asked() {
+        let refused = start().generate(generation(&[], 5)).await;
+        assert_eq!(
+            refused.err(),
+            Some(GenerateError::Refused(SubmitError::EmptyPrompt))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_every_wait() {
+        let generator = start();
+        assert!(generator.is_running());
+        // No model has weights for this token.
+        let mut tokens = generator.generate(generation(&[1 << 20], 5)).await.unwrap();
+        assert!(tokens.next().await.is_none());
+        let next = generator.generate(generation(&[1], 1)).await;
+        assert_eq!(next.err(), Some(GenerateError::Stopped));
+    }
+}

@@ -1,0 +1,139 @@
+//! Without a cloud: what is remembered is brought in once for everybody.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use burn::tensor::Device;
+use edgeprompt_engine::EngineLimits;
+use edgeprompt_kv::LayerRange;
+use edgeprompt_model::{Model, ModelShape};
+use edgeprompt_protocol::{FetchId, KvSource, Manifest};
+use tempfile::TempDir;
+
+use super::*;
+use crate::prefill_speed::PrefillSpeed;
+use crate::serve::generator::Generator;
+
+struct World {
+    model: Arc<Model>,
+    memory: RememberedPrompts,
+    _folder: TempDir,
+}
+
+fn name(text: &str) -> PromptName {
+    text.parse().unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()));
+        Self {
+            memory: RememberedPrompts::new(folder.path(), "a cloud", model.digest),
+            model,
+            _folder: folder,
+        }
+    }
+
+    fn remember(&self, named: &str, token_count: u32) -> Vec<TokenId> {
+        let tokens: Vec<_> = (0..token_count).map(|i| TokenId(i % 64)).collect();
+        let manifest = Manifest {
+            fetch: FetchId(0),
+            source: KvSource::Stored,
+            prompt: PromptId::of(&self.model.digest, &tokens),
+            model: self.model.digest,
+            geometry: self.model.geometry,
+            dtype: KvDtype::F32,
+            layers: LayerRange::first(self.model.geometry.layer_count()),
+            tokens: tokens.clone(),
+            text: None,
+        };
+        self.memory.keep(&name(named), &manifest).unwrap();
+        tokens
+    }
+
+    fn prompts(&self, bytes_max: u64) -> CloudPrompts {
+        let some = |count| NonZeroUsize::new(count).unwrap();
+        let limits = EngineLimits {
+            max_num_seqs: some(1),
+            max_num_batched_tokens: some(1),
+            max_num_waiting: 1,
+            block_len: some(1),
+            block_count: 1,
+        };
+        let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
+        let speed = PrefillSpeed::new(Duration::from_millis(1), 1);
+        let filler = Filler::new(Arc::clone(&self.model), generator, speed);
+        let source = PromptSource::Memory(Some(self.memory.clone()));
+        CloudPrompts::new(source, filler, bytes_max)
+    }
+
+    /// The tiny model's keys and values: 6 layers, 2 heads of 8, twice, 4 bytes each.
+    const TOKEN_BYTES: u64 = 6 * 2 * 8 * 2 * 4;
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_share_one_prompt() {
+    let world = World::new();
+    let tokens = world.remember("desk", 20);
+    let prompts = world.prompts(1 << 20);
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let prompts = prompts.clone();
+            tokio::spawn(async move { prompts.get(&name("desk")).await.unwrap() })
+        })
+        .collect();
+    let mut first: Option<SharedPrompt> = None;
+    for asked in asked {
+        let mut prompt = asked.await.unwrap();
+        assert!(matches!(prompt.filling.ended().await, Filling::Filled(_)));
+        assert!(prompt.segment.is_complete());
+        assert_eq!(*prompt.tokens, *tokens);
+        let first = first.get_or_insert_with(|| prompt.clone());
+        assert!(first.segment.layers.is_same(&prompt.segment.layers));
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_told_and_the_next_request_tries_again() {
+    let world = World::new();
+    let prompts = world.prompts(1 << 20);
+    let missing = prompts.get(&name("desk")).await.unwrap_err();
+    assert_eq!(missing, SharedPromptError::Unknown);
+    world.remember("desk", 4);
+    assert!(prompts.get(&name("desk")).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_was_unused_for_longest_makes_room() {
+    let world = World::new();
+    for named in ["a", "b", "c"] {
+        world.remember(named, 10);
+    }
+    world.remember("long", 30);
+    let prompts = world.prompts(25 * World::TOKEN_BYTES);
+    for named in ["a", "b", "a", "c"] {
+        prompts.get(&name(named)).await.unwrap();
+    }
+    let kept: Vec<_> = prompts.list().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(kept, [name("a"), name("c")]);
+    let refused = prompts.get(&name("long")).await.unwrap_err();
+    assert_eq!(
+        refused,
+        SharedPromptError::TooLarge {
+            bytes: 30 * World::TOKEN_BYTES,
+            bytes_max: 25 * World::TOKEN_BYTES,
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_thread_that_dies_leaves_nobody_waiting() {
+    let (tell, told) = watch::channel(Filling::Filling);
+    let mut filling = FillingWatch::new(told);
+    assert_eq!(filling.now(), Filling::Filling);
+    drop(tell);
+    assert_eq!(filling.now(), Filling::Broken);
+    filling.broken().await;
+    assert_eq!(filling.ended().await, Filling::Broken);
+}
