@@ -1,11 +1,11 @@
-//! The `edge-node` program: joins a cloud's trust domain, asks, and shows itself off.
+//! The `edge-node` program: joins a cloud's trust domain, asks, serves, and shows itself off.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, audit, demo, prompts};
+use edge_node::{ask, audit, demo, prompts, serve};
 use edgeprompt_launch::{Exit, Failure, LogArgs, identity_dir, say};
 use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{EdgeIdentity, JoinToken};
@@ -28,6 +28,8 @@ enum Command {
     Join(JoinArgs),
     /// Answer one private prompt on top of a cloud prompt
     Ask(Box<ask::AskArgs>),
+    /// Serve many private users over HTTP, on top of cloud prompts that they share
+    Serve(Box<serve::ServeArgs>),
     /// List the prompts that a cloud serves by name
     Prompts(prompts::PromptsArgs),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
@@ -49,8 +51,12 @@ struct JoinArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // An answer stands alone on the terminal unless the user asks for more.
-    if let Err(error) = cli.log.init(Verbosity::Quiet) {
+    let verbosity = match cli.command {
+        Command::Serve(_) => Verbosity::Normal,
+        // An answer stands alone on the terminal unless the user asks for more.
+        _ => Verbosity::Quiet,
+    };
+    if let Err(error) = cli.log.init(verbosity) {
         eprintln!("edge-node: {error}");
         return Exit::Usage.into();
     }
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Join(args) => join(&args),
         Command::Ask(args) => ask::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Prompts(args) => prompts::run(&args),
         Command::Audit(args) => audit::run(&args),
     };

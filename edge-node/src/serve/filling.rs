@@ -61,8 +61,7 @@ impl FillingWatch {
 
     /// Returns once layers are missing that will not come, and never otherwise. Cancel-safe.
     pub async fn broken(&mut self) {
-        let ended = self.0.wait_for(|told| *told != Filling::Filling).await;
-        if matches!(ended.as_deref(), Ok(Filling::Filled(_))) {
+        if matches!(self.ended().await, Filling::Filled(_)) {
             std::future::pending().await
         }
     }

@@ -116,6 +116,11 @@ impl ChatTemplate {
         })
     }
 
+    /// What templates write where a sequence begins; empty if the model has no such token.
+    pub fn bos_token(&self) -> &str {
+        &self.bos_token
+    }
+
     /// Renders messages.
     ///
     /// # Errors

@@ -29,6 +29,16 @@ pub const EDGE_KV_CACHE_USAGE_PERC: &str = "edge_kv_cache_usage_perc";
 pub const EDGE_TIME_TO_FIRST_TOKEN_SECONDS: &str = "edge_time_to_first_token_seconds";
 /// Histogram: each gap between two tokens of one sequence.
 pub const EDGE_INTER_TOKEN_LATENCY_SECONDS: &str = "edge_inter_token_latency_seconds";
+/// Histogram: from the request's arrival to its last token.
+pub const EDGE_E2E_REQUEST_LATENCY_SECONDS: &str = "edge_e2e_request_latency_seconds";
+/// Counter: tokens of prompts, both parts.
+pub const EDGE_PROMPT_TOKENS_TOTAL: &str = "edge_prompt_tokens_total";
+/// Counter: those of them whose keys and values were a cloud prompt's.
+pub const EDGE_PROMPT_TOKENS_CACHED_TOTAL: &str = "edge_prompt_tokens_cached_total";
+/// Counter: tokens of answers.
+pub const EDGE_GENERATION_TOKENS_TOTAL: &str = "edge_generation_tokens_total";
+/// Counter, by [`FINISHED_REASON`]: answers that came to their end.
+pub const EDGE_REQUEST_SUCCESS_TOTAL: &str = "edge_request_success_total";
 /// Histogram: how long a forward pass stood still for one layer of the cloud prompt.
 pub const EDGE_KV_LAYER_WAIT_SECONDS: &str = "edge_kv_layer_wait_seconds";
 /// Histogram: first to last byte of one cloud prompt's keys and values.
@@ -42,6 +52,8 @@ pub const EDGE_KV_XFER_FAILED_TOTAL: &str = "edge_kv_xfer_failed_total";
 
 /// The label of the counters that are split by cause. Its values are a closed set of short words.
 pub const REASON: &str = "reason";
+/// The label of why an answer ended, in OpenAI's words.
+pub const FINISHED_REASON: &str = "finished_reason";
 
 /// vLLM's buckets of `vllm:time_to_first_token_seconds`.
 pub const TIME_TO_FIRST_TOKEN_BUCKETS: &[f64] = &[
@@ -53,6 +65,12 @@ pub const TIME_TO_FIRST_TOKEN_BUCKETS: &[f64] = &[
 pub const INTER_TOKEN_LATENCY_BUCKETS: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
     40.0, 80.0,
+];
+
+/// vLLM's buckets of `vllm:e2e_request_latency_seconds`.
+pub const REQUEST_LATENCY_BUCKETS: &[f64] = &[
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
 ];
 
 /// vLLM's buckets of `vllm:nixl_xfer_time_seconds`, its transfer of one request's KV cache.
@@ -142,6 +160,31 @@ pub const METRICS: &[Metric] = &[
         "Each gap between two tokens of one sequence.",
     ),
     seconds(
+        EDGE_E2E_REQUEST_LATENCY_SECONDS,
+        REQUEST_LATENCY_BUCKETS,
+        "From the request's arrival to its last token.",
+    ),
+    counter(
+        EDGE_PROMPT_TOKENS_TOTAL,
+        Unit::Count,
+        "Tokens of prompts, both parts.",
+    ),
+    counter(
+        EDGE_PROMPT_TOKENS_CACHED_TOTAL,
+        Unit::Count,
+        "Tokens of prompts whose keys and values were a cloud prompt's.",
+    ),
+    counter(
+        EDGE_GENERATION_TOKENS_TOTAL,
+        Unit::Count,
+        "Tokens of answers.",
+    ),
+    counter(
+        EDGE_REQUEST_SUCCESS_TOTAL,
+        Unit::Count,
+        "Answers that came to their end, by reason.",
+    ),
+    seconds(
         EDGE_KV_LAYER_WAIT_SECONDS,
         LAYER_TIME_BUCKETS,
         "How long a forward pass stood still for one layer of the cloud prompt.",
@@ -227,7 +270,8 @@ mod tests {
                 "{name}"
             );
             assert!(
-                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
                 "{name}"
             );
         }

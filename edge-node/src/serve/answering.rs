@@ -1,0 +1,314 @@
+//! One answer on its way to a client: tokens become text that ends at stop strings and never splits
+//! a character, with what is to be told about them.
+//!
+//! A client that goes, or reads nothing any more, ends its generation and holds up nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeprompt_engine::{Chosen, Finish, Output};
+use edgeprompt_kv::TokenId;
+use edgeprompt_model::{Model, TextStream, TextTokenizer, TokenizerError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::private::PrivateTokens;
+use crate::serve::api_error::ApiError;
+use crate::serve::filling::FillingWatch;
+use crate::serve::generator::Tokens;
+use crate::serve::stop::{Matched, StopMatcher};
+use crate::serve::stopwatch::{Stopwatch, Times};
+
+/// Pieces of one answer that wait for a slow client; its tokens wait in a queue of their own.
+const PIECES_MAX: usize = 16;
+
+/// How long nothing may be said before a stream says that it lives; proxies give up after about a
+/// minute.
+const QUIET_MAX: Duration = Duration::from_secs(15);
+
+/// A part of an answer. Deliberately not `Debug`: it follows from the private prompt.
+#[derive(Default)]
+pub(crate) struct Piece {
+    /// Its text.
+    pub(crate) text: String,
+    /// The tokens that it was made of.
+    pub(crate) tokens: Vec<TokenId>,
+    /// How probable they were, if that was asked for.
+    pub(crate) logprobs: Vec<TokenLogprob>,
+}
+
+impl Piece {
+    /// Puts what came later behind.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.text += &later.text;
+        self.tokens.extend(later.tokens);
+        self.logprobs.extend(later.logprobs);
+    }
+}
+
+/// How probable one token was.
+pub(crate) struct TokenLogprob {
+    /// The token as text.
+    pub(crate) text: String,
+    /// ln of its probability.
+    pub(crate) logprob: f32,
+    /// The most probable tokens in its place.
+    pub(crate) top: Vec<(String, f32)>,
+}
+
+/// Why an answer ended, in OpenAI's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FinishReason {
+    /// The model ended it, or a stop string did.
+    Stop,
+    /// It is as long as was asked for, or as there is room.
+    Length,
+}
+
+impl FinishReason {
+    /// As OpenAI and the metric's label spell it.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// The end of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) reason: FinishReason,
+    pub(crate) times: Times,
+}
+
+/// What a client is told.
+pub(crate) enum Heard {
+    /// A part of the answer.
+    Piece(Piece),
+    /// Nothing yet, but it will come.
+    Quiet,
+    /// That was all.
+    Ended(Ended),
+    /// There will be no more.
+    Failed(ApiError),
+}
+
+/// What is told beside the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Details {
+    pub(crate) logprobs: bool,
+    pub(crate) token_ids: bool,
+}
+
+/// An answer that has begun. Deliberately not `Debug`.
+pub(crate) struct Answering {
+    pub(crate) model: Arc<Model>,
+    pub(crate) tokens: Tokens,
+    /// The cloud prompt that it builds on.
+    pub(crate) filling: Option<FillingWatch>,
+    /// The end of the prompt: spacing depends on it.
+    pub(crate) context: PrivateTokens,
+    pub(crate) stops: Vec<String>,
+    pub(crate) details: Details,
+    pub(crate) stopwatch: Stopwatch,
+    /// The client's place, held until the answer ends.
+    pub(crate) place: OwnedSemaphorePermit,
+}
+
+/// Why nothing more is said.
+enum Silence {
+    /// Nobody listens.
+    Gone,
+    Failed(ApiError),
+}
+
+impl From<TokenizerError> for Silence {
+    fn from(error: TokenizerError) -> Self {
+        Self::Failed(ApiError::failed(error.to_string()))
+    }
+}
+
+impl Answering {
+    /// Says the answer to whoever holds what this returns.
+    pub(crate) fn begin(self) -> mpsc::Receiver<Heard> {
+        let (to, heard) = mpsc::channel(PIECES_MAX);
+        tokio::spawn(async move {
+            let last = match self.speak(&to).await {
+                Ok(ended) => Heard::Ended(ended),
+                Err(Silence::Failed(error)) => Heard::Failed(error),
+                Err(Silence::Gone) => return,
+            };
+            // Whoever is gone misses nothing.
+            let _ = to.send(last).await;
+        });
+        heard
+    }
+
+    async fn speak(mut self, to: &mpsc::Sender<Heard>) -> Result<Ended, Silence> {
+        let _place = self.place;
+        let model = Arc::clone(&self.model);
+        let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
+        loop {
+            let output = tokio::select! {
+                () = to.closed() => return Err(Silence::Gone),
+                () = broken(&mut self.filling) => {
+                    let message = "the cloud prompt cannot be completed: the edge node's log says why";
+                    return Err(Silence::Failed(ApiError::failed(message)));
+                }
+                output = self.tokens.next() => output,
+                () = tokio::time::sleep(QUIET_MAX) => {
+                    tell(to, Heard::Quiet).await?;
+                    continue;
+                }
+            };
+            let Some(Output { chosen, finish, .. }) = output else {
+                let message = "the engine has stopped: the edge node's log says why";
+                return Err(Silence::Failed(ApiError::failed(message)));
+            };
+            if finish == Some(Finish::EndToken) {
+                self.stopwatch.end_token();
+                return end(voice, to, FinishReason::Stop, self.stopwatch).await;
+            }
+            self.stopwatch.token();
+            if voice.say(chosen, self.details)? == Said::StopString {
+                return end(voice, to, FinishReason::Stop, self.stopwatch).await;
+            }
+            if finish == Some(Finish::Length) {
+                return end(voice, to, FinishReason::Length, self.stopwatch).await;
+            }
+            if let Some(piece) = voice.take_if_worth_telling(self.details) {
+                tell(to, Heard::Piece(piece)).await?;
+            }
+        }
+    }
+}
+
+async fn broken(filling: &mut Option<FillingWatch>) {
+    match filling {
+        Some(filling) => filling.broken().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tell(to: &mpsc::Sender<Heard>, heard: Heard) -> Result<(), Silence> {
+    to.send(heard).await.map_err(|_| Silence::Gone)
+}
+
+async fn end(
+    voice: Voice<'_>,
+    to: &mpsc::Sender<Heard>,
+    reason: FinishReason,
+    stopwatch: Stopwatch,
+) -> Result<Ended, Silence> {
+    let (piece, by_stop_string) = voice.finish()?;
+    tell(to, Heard::Piece(piece)).await?;
+    let reason = match by_stop_string {
+        Said::StopString => FinishReason::Stop,
+        Said::Text => reason,
+    };
+    let times = stopwatch.stop(reason);
+    Ok(Ended { reason, times })
+}
+
+/// Whether an answer goes on after what was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Text,
+    StopString,
+}
+
+/// Turns tokens into pieces.
+struct Voice<'a> {
+    tokenizer: Option<&'a TextTokenizer>,
+    stream: Option<TextStream<'a>>,
+    stops: StopMatcher,
+    /// The token before the next one.
+    previous: Option<TokenId>,
+    piece: Piece,
+    said: Said,
+}
+
+impl<'a> Voice<'a> {
+    fn new(
+        tokenizer: Option<&'a TextTokenizer>,
+        context: &PrivateTokens,
+        stops: Vec<String>,
+    ) -> Self {
+        let context = context.for_engine();
+        Self {
+            tokenizer,
+            stream: tokenizer.map(|tokenizer| TextStream::after(tokenizer, context)),
+            stops: StopMatcher::new(stops),
+            previous: context.last().copied(),
+            piece: Piece::default(),
+            said: Said::Text,
+        }
+    }
+
+    fn say(&mut self, chosen: Chosen, details: Details) -> Result<Said, TokenizerError> {
+        if details.logprobs {
+            let logprob = self.logprob(&chosen);
+            self.piece.logprobs.push(logprob);
+        }
+        let token = chosen.token;
+        self.piece.tokens.push(token);
+        self.previous = Some(token);
+        if let Some(stream) = &mut self.stream {
+            let text = stream.push(token)?;
+            self.add(&text);
+        }
+        Ok(self.said)
+    }
+
+    fn add(&mut self, text: &str) {
+        let Matched { text, stopped } = self.stops.push(text);
+        self.piece.text += &text;
+        if stopped {
+            self.said = Said::StopString;
+        }
+    }
+
+    fn take_if_worth_telling(&mut self, details: Details) -> Option<Piece> {
+        // Without a tokenizer there is nothing but tokens.
+        let tokens_matter = details.token_ids || self.tokenizer.is_none();
+        let is_worth_it = tokens_matter || !self.piece.text.is_empty();
+        is_worth_it.then(|| std::mem::take(&mut self.piece))
+    }
+
+    /// The last piece, and whether what was held back had a stop string in it.
+    fn finish(mut self) -> Result<(Piece, Said), TokenizerError> {
+        if self.said == Said::StopString {
+            return Ok((self.piece, self.said));
+        }
+        if let Some(stream) = self.stream.take() {
+            let rest = stream.finish()?;
+            self.add(&rest);
+        }
+        if self.said == Said::Text {
+            self.piece.text += &self.stops.finish();
+        }
+        Ok((self.piece, self.said))
+    }
+
+    fn logprob(&self, chosen: &Chosen) -> TokenLogprob {
+        let text = |token: TokenId| {
+            let tokenizer = self.tokenizer?;
+            // Decoders write the first token of a text differently.
+            let mut tokens: Vec<TokenId> = self.previous.into_iter().collect();
+            let before = tokenizer.decode(&tokens).ok()?;
+            tokens.push(token);
+            let now = tokenizer.decode(&tokens).ok()?;
+            Some(now.strip_prefix(&before)?.to_owned())
+        };
+        let text = |token: TokenId| text(token).unwrap_or_default();
+        TokenLogprob {
+            text: text(chosen.token),
+            logprob: chosen.logprob,
+            top: chosen
+                .top
+                .iter()
+                .map(|(token, logprob)| (text(*token), *logprob))
+                .collect(),
+        }
+    }
+}

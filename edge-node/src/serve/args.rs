@@ -1,0 +1,181 @@
+//! Arguments of `edge-node serve`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir};
+use edgeprompt_protocol::PromptName;
+use edgeprompt_transport::EdgeIdentity;
+
+use crate::remembered::MemoryArgs;
+use crate::serve::access::Callers;
+use crate::serve::prompting::Seam;
+use crate::serve::server::CapacityConfig;
+
+/// Arguments of `edge-node serve`.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Address of the cloud node
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4433",
+        env = "EDGE_CLOUD"
+    )]
+    pub(crate) cloud: String,
+    /// Use no cloud: compute cloud prompts here, as this edge remembers them
+    #[arg(long, env = "EDGE_LOCAL")]
+    pub(crate) local: bool,
+    /// Folder of this edge's identity [default: the XDG configuration folder]
+    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
+    pub(crate) identity: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
+    /// Cloud prompts to fetch at the start, so that fetching tells nothing about a user; the first
+    /// is what requests build on unless they name another
+    #[arg(
+        long = "cloud-prompt",
+        value_name = "NAME",
+        num_args = 1..,
+        value_delimiter = ',',
+        env = "EDGE_CLOUD_PROMPT"
+    )]
+    pub(crate) cloud_prompts: Vec<PromptName>,
+    /// Memory for the keys and values of cloud prompts, in MiB
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..),
+        env = "EDGE_CLOUD_KV_MIB"
+    )]
+    pub(crate) cloud_kv_mib: u32,
+    /// Address to listen on, TCP; others than loopback need --api-key-file
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "127.0.0.1",
+        env = "EDGE_HOST"
+    )]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8000, env = "EDGE_PORT")]
+    pub(crate) port: u16,
+    /// Most sequences that compute at a time
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "64",
+        env = "EDGE_MAX_NUM_SEQS"
+    )]
+    max_num_seqs: NonZeroUsize,
+    /// Most tokens of one step; long prompts are computed in pieces of so many
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "512",
+        env = "EDGE_MAX_NUM_BATCHED_TOKENS"
+    )]
+    pub(crate) max_num_batched_tokens: NonZeroUsize,
+    /// Memory for the keys and values of private prompts, in MiB; taken at the start
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..),
+        env = "EDGE_KV_CACHE_MIB"
+    )]
+    kv_cache_mib: u32,
+    /// Most tokens of one request, cloud prompt and answer included [default: the model's context]
+    #[arg(long, value_name = "N", env = "EDGE_MAX_MODEL_LEN")]
+    max_model_len: Option<NonZeroUsize>,
+    /// File of the API keys that open this server, one on each line
+    #[arg(long, value_name = "FILE", env = "EDGE_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Most requests of one key that are answered at a time, or of everybody without keys
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "256",
+        env = "EDGE_MAX_CONCURRENCY_PER_KEY"
+    )]
+    max_concurrency_per_key: NonZeroUsize,
+    /// Refuse a request whose private prompt would begin inside a token, rather than compute all of
+    /// it here
+    #[arg(long, env = "EDGE_STRICT_SEAM")]
+    strict_seam: bool,
+    /// The model's name for clients [default: the name of its folder or shape]
+    #[arg(long, value_name = "NAME", env = "EDGE_SERVED_MODEL_NAME")]
+    served_model_name: Option<String>,
+}
+
+impl ServeArgs {
+    /// Who may use the server at `addr`.
+    pub(crate) fn callers(&self, addr: SocketAddr) -> Result<Callers, Failure> {
+        let place_count = self.max_concurrency_per_key.get();
+        match &self.api_key_file {
+            Some(file) => Callers::of_file(file, place_count)
+                .with_context(|| format!("--api-key-file {}", file.display()))
+                .map_err(Failure::of(Exit::Usage)),
+            None if addr.ip().is_loopback() => Ok(Callers::anybody(place_count)),
+            None => Err(Failure {
+                exit: Exit::Usage,
+                error: anyhow!(
+                    "whoever reaches {} could use this server: give --api-key-file, or listen on 127.0.0.1",
+                    addr.ip()
+                ),
+            }),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Result<EdgeIdentity, Failure> {
+        EdgeIdentity::load(&identity_dir(self.identity.as_ref(), "edge")?)
+            .context("run `edge-node join TOKEN` first, or give --local")
+            .map_err(Failure::of(Exit::Usage))
+    }
+
+    pub(crate) const fn max_num_seqs(&self) -> NonZeroUsize {
+        self.max_num_seqs
+    }
+
+    pub(crate) fn capacity(&self) -> CapacityConfig {
+        CapacityConfig {
+            kv_cache_bytes: mib(self.kv_cache_mib),
+            max_num_seqs: self.max_num_seqs,
+            max_model_len: self.max_model_len,
+        }
+    }
+
+    pub(crate) const fn seam(&self) -> Seam {
+        match self.strict_seam {
+            true => Seam::Strict,
+            false => Seam::ComputeHere,
+        }
+    }
+
+    /// Where the model comes from, and what clients call it.
+    pub(crate) fn root_and_name(&self) -> (String, String) {
+        let shape = self.model.model_shape.map(|shape| shape.to_string());
+        let (root, default) = match &self.model.model {
+            Some(path) => {
+                let name = path.canonicalize().unwrap_or_else(|_| path.clone());
+                let name = name
+                    .file_stem()
+                    .map(|name| name.to_string_lossy().into_owned());
+                (path.display().to_string(), name)
+            }
+            None => (shape.clone().unwrap_or_default(), shape),
+        };
+        let name = self.served_model_name.clone().or(default);
+        (root, name.unwrap_or_else(|| "model".to_owned()))
+    }
+}
+
+pub(crate) fn mib(count: u32) -> u64 {
+    u64::from(count) << 20
+}

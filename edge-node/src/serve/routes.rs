@@ -1,0 +1,215 @@
+//! The HTTP API: which path does what, who may, and what every answer carries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use edgeprompt_protocol::PromptName;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::serve::api_error::ApiError;
+use crate::serve::completions::complete;
+use crate::serve::fields::Fields;
+use crate::serve::filling::Filling;
+use crate::serve::request::Endpoint;
+use crate::serve::segments::SharedPrompt;
+use crate::serve::server::App;
+use crate::serve::tokens::{detokenize, tokenize};
+
+/// Largest body: the longest context as token ids in JSON takes about a megabyte.
+const BODY_BYTES_MAX: usize = 2 << 20;
+/// How long a client may take to send one.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a request is called in logs and in its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(text))
+        .route("/v1/models", get(models))
+        .route("/v1/cloud-prompts", get(cloud_prompts))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route_layer(from_fn_with_state(Arc::clone(&app), identified));
+    Router::new()
+        .merge(guarded)
+        .route("/health", get(health))
+        .route("/v1/health", get(health))
+        .route("/ping", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .fallback(async || ApiError::not_found("there is no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::status(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path takes another method",
+            )
+        })
+        .layer(from_fn_with_state(Arc::clone(&app), named))
+        .with_state(app)
+}
+
+/// Gives every request an id, which its answer and the log carry.
+async fn named(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = app.ids.of(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    let status = response.status();
+    // Paths that are not ours may hold anything.
+    let path = match status {
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => "-",
+        _ => path.as_str(),
+    };
+    let milliseconds = began.elapsed().as_millis();
+    tracing::info!(%id, %method, path, status = status.as_u16(), milliseconds, "request");
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+/// Lets in who may use the server.
+async fn identified(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    match app.callers.identify(request.headers()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// The fields of a request's body.
+///
+/// # Errors
+/// [`ApiError`] if it is too large, too slow, or no JSON object.
+pub(crate) async fn fields(request: Request) -> Result<Fields, ApiError> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if request.method() == Method::POST && !kind.eq_ignore_ascii_case("application/json") {
+        // A page of another site can post forms to this machine, but not this type.
+        let message = "send the header `Content-Type: application/json`";
+        return Err(ApiError::status(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            message,
+        ));
+    }
+    let body = timeout(BODY_PATIENCE, to_bytes(request.into_body(), BODY_BYTES_MAX)).await;
+    match body {
+        Ok(Ok(body)) => Fields::parse(&body),
+        Ok(Err(_)) => {
+            let message = format!("the body has more than {BODY_BYTES_MAX} bytes, or broke off");
+            Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, message))
+        }
+        Err(_) => {
+            let message = "the body took too long";
+            Err(ApiError::status(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
+}
+
+async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    complete(&app, Endpoint::Chat, request).await
+}
+
+async fn text(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    complete(&app, Endpoint::Text, request).await
+}
+
+async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let server = app.server()?;
+    let model = json!({
+        "id": server.name,
+        "object": "model",
+        "created": server.created,
+        "owned_by": "edgeprompt",
+        "root": server.root,
+        "max_model_len": server.capacity.model_len_max,
+    });
+    Ok(Json(json!({ "object": "list", "data": [model] })))
+}
+
+async fn cloud_prompts(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let server = app.server()?;
+    let here = server.prompts.list();
+    let entry = |(name, prompt): &(_, _)| entry(name, prompt, server.prefetched.first());
+    let data: Vec<Value> = here.iter().map(entry).collect();
+    Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>) -> Value {
+    let layers = &prompt.segment.layers;
+    let mut entry = json!({
+        "id": name.as_str(),
+        "object": "cloud_prompt",
+        "prompt_id": prompt.id.to_string(),
+        "default": default == Some(name),
+        "token_count": prompt.tokens.len(),
+        "layer_count": layers.layer_count(),
+        "layers_here": layers.layer_count() - layers.missing().count(),
+    });
+    match prompt.filling.now() {
+        Filling::Filling => entry["state"] = "filling".into(),
+        Filling::Broken => entry["state"] = "broken".into(),
+        Filling::Filled(filled) => {
+            entry["state"] = "filled".into();
+            entry["received_bytes"] = filled.received_bytes.into();
+            entry["recomputed_layers"] = filled.recomputed_count.into();
+        }
+    }
+    entry
+}
+
+async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    match app.server()?.generator.is_running() {
+        true => Ok(Json(json!({ "status": "ok" }))),
+        false => Err(ApiError::unavailable(
+            "the engine has stopped: restart the edge node, its log says why",
+        )),
+    }
+}
+
+/// Whether answers would come at once, and how the way to the cloud is.
+async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let server = app.server()?;
+    let (status, word) = match server.is_ready() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let kv_plane = match server.prompts.source_is_well() {
+        true => "ok",
+        false => "degraded",
+    };
+    Ok((
+        status,
+        Json(json!({ "status": word, "kv_plane": kv_plane })),
+    )
+        .into_response())
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, app.metrics.render()).into_response()
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
+}

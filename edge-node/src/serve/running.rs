@@ -1,0 +1,209 @@
+//! `edge-node serve`: starts everything, says where it listens, and ends gracefully.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use edgeprompt_launch::{Exit, Failure, say};
+use edgeprompt_model::Model;
+use edgeprompt_protocol::PromptName;
+use edgeprompt_telemetry::exporter;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::link;
+use crate::prefill_speed::PrefillSpeed;
+use crate::serve::access::RequestIds;
+use crate::serve::args::{ServeArgs, mib};
+use crate::serve::connections::{CONNECTIONS_MAX, Connections};
+use crate::serve::filling::Filler;
+use crate::serve::generator::Generator;
+use crate::serve::routes::router;
+use crate::serve::segments::{CloudPrompts, PromptSource};
+use crate::serve::server::{App, Capacity, Server};
+use crate::uplink::Uplink;
+
+/// Threads for sockets; what computes has threads of its own.
+const ASYNC_THREADS: usize = 2;
+
+/// How long answers under way may take to end once the server is told to stop.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the cloud may take to notice.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two attempts to fetch a prompt at the start: the first pause, and the longest.
+const PREFETCH_PAUSE: Duration = Duration::from_secs(1);
+const PREFETCH_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Between two foldings of histogram samples: they pile up meanwhile, a few bytes each.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// [`Failure`] with the exit code of what went wrong.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASYNC_THREADS)
+        .enable_all()
+        .build()
+        .map_err(Failure::of(Exit::Usage))?;
+    let (listener, addr) = runtime.block_on(listen(args))?;
+    let app = Arc::new(App {
+        callers: args.callers(addr)?,
+        ids: RequestIds::default(),
+        metrics: exporter::install().map_err(Failure::of(Exit::Usage))?,
+        server: OnceLock::new(),
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let listener = Connections::new(listener, CONNECTIONS_MAX);
+    let serving = axum::serve(listener, router(Arc::clone(&app)));
+    let serving = serving.with_graceful_shutdown(async {
+        // Dropping the other end is as good a word.
+        let _ = stopped.await;
+    });
+    let serving = runtime.spawn(async move { serving.await });
+    runtime.spawn(keep_up(Arc::clone(&app)));
+    let (server, uplink) = load(args, &runtime)?;
+    let server = app.server.get_or_init(|| server);
+    for name in &server.prefetched {
+        runtime.spawn(prefetch(server.prompts.clone(), name.clone()));
+    }
+    say(format_args!("listening on http://{addr}\n"))?;
+    runtime
+        .block_on(told_to_stop())
+        .map_err(Failure::of(Exit::Usage))?;
+    drop(stop);
+    runtime.block_on(end(serving, uplink));
+    Ok(())
+}
+
+async fn listen(args: &ServeArgs) -> Result<(TcpListener, SocketAddr), Failure> {
+    let host = (args.host.as_str(), args.port);
+    let listened = async {
+        let listener = TcpListener::bind(host).await?;
+        let addr = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, addr))
+    };
+    listened
+        .await
+        .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))
+        .map_err(Failure::of(Exit::Usage))
+}
+
+/// Loads everything that answers; also the way to the cloud, to be closed at the end.
+fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>), Failure> {
+    let model = Arc::new(args.model.open()?);
+    let capacity = Capacity::new(&model, args.capacity());
+    if capacity.pool_len() == 0 {
+        let error = anyhow!("--kv-cache-mib does not hold one block of this model: give more");
+        return Err(Failure {
+            exit: Exit::Usage,
+            error,
+        });
+    }
+    let (source, uplink) = source(args, runtime, &model)?;
+    let speed = PrefillSpeed::measure(&model);
+    let limits = capacity.engine_limits(args.max_num_seqs(), args.max_num_batched_tokens);
+    let generator = Generator::start(Arc::clone(&model), limits);
+    let generator = generator.map_err(Failure::of(Exit::Usage))?;
+    let filler = Filler::new(Arc::clone(&model), generator.clone(), speed);
+    let (root, name) = args.root_and_name();
+    tracing::info!(
+        name,
+        max_model_len = capacity.model_len_max,
+        private_tokens = capacity.pool_len(),
+        "ready to generate"
+    );
+    let server = Server {
+        model,
+        name,
+        root,
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        capacity,
+        generator,
+        prompts: CloudPrompts::new(source, filler, mib(args.cloud_kv_mib)),
+        prefetched: args.cloud_prompts.clone(),
+        seam: args.seam(),
+        was_ready: OnceLock::new(),
+    };
+    Ok((server, uplink))
+}
+
+fn source(
+    args: &ServeArgs,
+    runtime: &Runtime,
+    model: &Model,
+) -> Result<(PromptSource, Option<Uplink>), Failure> {
+    if args.local {
+        // Only what a memory holds depends on whose cloud it is.
+        let memory = match args.cloud_prompts.is_empty() {
+            true => args.identity().ok(),
+            false => Some(args.identity()?),
+        };
+        let memory = memory.and_then(|identity| args.memory.open(&identity, model));
+        return Ok((PromptSource::Memory(memory), None));
+    }
+    let identity = args.identity()?;
+    let memory = args.memory.open(&identity, model);
+    let uplink = runtime.block_on(link::uplink(&args.cloud, &identity))?;
+    let source = PromptSource::Cloud {
+        uplink: uplink.clone(),
+        memory,
+    };
+    Ok((source, Some(uplink)))
+}
+
+/// Brings a prompt before anybody asks for it, however often that must be tried.
+async fn prefetch(prompts: CloudPrompts, name: PromptName) {
+    let mut pause = PREFETCH_PAUSE;
+    while let Err(error) = prompts.get(&name).await {
+        tracing::warn!(%name, %error, "a cloud prompt is not here yet");
+        sleep(pause).await;
+        pause = (pause * 2).min(PREFETCH_PAUSE_MAX);
+    }
+}
+
+async fn keep_up(app: Arc<App>) {
+    loop {
+        sleep(UPKEEP_PERIOD).await;
+        app.metrics.run_upkeep();
+    }
+}
+
+/// Returns once the process is told to stop, by a person or by a service manager.
+async fn told_to_stop() -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            () = async { terminate.recv().await.unwrap_or_default() } => Ok(()),
+            told = tokio::signal::ctrl_c() => told,
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
+}
+
+/// Lets answers under way end, unless the process is told to stop again.
+async fn end(serving: JoinHandle<std::io::Result<()>>, uplink: Option<Uplink>) {
+    tracing::info!("draining: no new requests");
+    tokio::select! {
+        drained = timeout(DRAIN_PATIENCE, serving) => {
+            if drained.is_err() {
+                tracing::warn!("answers under way were cut off");
+            }
+        }
+        _ = told_to_stop() => {}
+    }
+    if let Some(uplink) = uplink {
+        uplink.close(CLOSE_PATIENCE).await;
+    }
+}

@@ -1,0 +1,89 @@
+//! When the tokens of one answer came, for its client and for the metrics.
+
+use std::time::{Duration, Instant};
+
+use edgeprompt_telemetry::names;
+
+use crate::serve::answering::FinishReason;
+
+/// Tokens of a prompt by where their keys and values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PromptLens {
+    /// Of the cloud prompt, shared with others.
+    pub(crate) cloud: usize,
+    /// Computed for this answer alone.
+    pub(crate) private: usize,
+}
+
+/// Running.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    prompt: PromptLens,
+    asked_at: Instant,
+    first_at: Option<Instant>,
+    last_at: Instant,
+    token_count: usize,
+}
+
+/// Stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) prompt: PromptLens,
+    /// From asking to the first token.
+    pub(crate) until_first: Duration,
+    /// From the first token to the last.
+    pub(crate) after_first: Duration,
+    /// Tokens of the answer, an end token not among them.
+    pub(crate) token_count: usize,
+}
+
+impl Stopwatch {
+    /// Starts for an answer that was asked for at `asked_at`.
+    pub(crate) const fn start(prompt: PromptLens, asked_at: Instant) -> Self {
+        Self {
+            prompt,
+            asked_at,
+            first_at: None,
+            last_at: asked_at,
+            token_count: 0,
+        }
+    }
+
+    /// A token of the answer has come.
+    pub(crate) fn token(&mut self) {
+        self.token_count += 1;
+        self.end_token();
+    }
+
+    /// A token has come that is not part of the answer.
+    pub(crate) fn end_token(&mut self) {
+        let now = Instant::now();
+        let gap = now - self.last_at;
+        self.last_at = now;
+        if self.first_at.is_none() {
+            self.first_at = Some(now);
+            metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(gap);
+        } else {
+            metrics::histogram!(names::EDGE_INTER_TOKEN_LATENCY_SECONDS).record(gap);
+        }
+    }
+
+    /// The answer has ended.
+    pub(crate) fn stop(self, reason: FinishReason) -> Times {
+        let first_at = self.first_at.unwrap_or(self.last_at);
+        let PromptLens { cloud, private } = self.prompt;
+        metrics::histogram!(names::EDGE_E2E_REQUEST_LATENCY_SECONDS)
+            .record(self.last_at - self.asked_at);
+        metrics::counter!(names::EDGE_PROMPT_TOKENS_TOTAL).increment((cloud + private) as u64);
+        metrics::counter!(names::EDGE_PROMPT_TOKENS_CACHED_TOTAL).increment(cloud as u64);
+        metrics::counter!(names::EDGE_GENERATION_TOKENS_TOTAL).increment(self.token_count as u64);
+        metrics::counter!(names::EDGE_REQUEST_SUCCESS_TOTAL, names::FINISHED_REASON => reason.label())
+            .increment(1);
+        Times {
+            prompt: self.prompt,
+            until_first: first_at - self.asked_at,
+            after_first: self.last_at - first_at,
+            token_count: self.token_count,
+        }
+    }
+}
