@@ -1,24 +1,23 @@
 //! `edge-node ask`: one private prompt, answered on the terminal.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use edgeprompt_attention::Fusion;
 use edgeprompt_engine::SequenceOptions;
 use edgeprompt_kv::TokenId;
-use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir, say};
+use edgeprompt_launch::{Exit, Failure, ModelArgs, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_telemetry::gantt::{self, GanttStyle};
-use edgeprompt_transport::{EdgeIdentity, FetchError};
+use edgeprompt_transport::FetchError;
 
 use crate::answer::{Answer, Cloud, Question, Stop, answer};
 use crate::cloud_prompt::{CloudPrompt, CloudPromptError, Loss};
-use crate::link;
+use crate::link::{self, CloudArgs};
 use crate::patience::Patience;
 use crate::private::{PrivateIds, PrivateText, PrivateTokens};
 use crate::remembered::{MemoryArgs, RememberedPrompt, RememberedPrompts};
@@ -36,14 +35,8 @@ pub struct AskArgs {
     /// The private prompt as token ids, comma-separated
     #[arg(long, value_name = "IDS", conflicts_with = "private_text")]
     token_ids: Option<PrivateIds>,
-    /// Address of the cloud node
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4433",
-        env = "EDGE_CLOUD"
-    )]
-    cloud: String,
+    #[command(flatten)]
+    cloud: CloudArgs,
     /// Compute everything here, in one piece, without a cloud
     #[arg(long)]
     local: bool,
@@ -56,9 +49,6 @@ pub struct AskArgs {
     memory: MemoryArgs,
     #[command(flatten)]
     model: ModelArgs,
-    /// Folder of this edge's identity [default: the XDG configuration folder]
-    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
-    identity: Option<PathBuf>,
     /// Most tokens to generate
     #[arg(long, value_name = "N", default_value = "256", env = "EDGE_MAX_TOKENS")]
     max_tokens: NonZeroUsize,
@@ -149,7 +139,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
             "no cloud prompt: give --cloud-prompt NAME, --cloud-text or --cloud-token-ids, or --local"
         )));
     };
-    let identity = identity(args)?;
+    let identity = args.cloud.load_identity(link::JOIN_FIRST)?;
     let memory = args.memory.open(&identity, &model);
     // Layers arrive on this thread while the model computes on the main one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -157,7 +147,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::of(Exit::Usage))?;
-    let uplink = runtime.block_on(link::uplink(&args.cloud, &identity))?;
+    let uplink = runtime.block_on(link::uplink(&args.cloud.addr, &identity))?;
     let asked_at = Instant::now();
     let fetched = runtime.block_on(CloudPrompt::fetch(&uplink, &model, prompt));
     // The link closes when the layers are in, whatever the private prompt is and however long the
@@ -180,12 +170,6 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
         }
     });
     done
-}
-
-fn identity(args: &AskArgs) -> Result<EdgeIdentity, Failure> {
-    EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
-        .context("run `edge-node join TOKEN` first")
-        .map_err(Failure::of(Exit::Usage))
 }
 
 /// How long a fetch may go on behind an answer in a process that lives on.
@@ -257,7 +241,9 @@ fn run_local(args: &AskArgs, model: &Model) -> Result<(), Failure> {
     let asked_at = Instant::now();
     // Only what a memory holds depends on whose cloud it is.
     let memory = match &args.public.cloud_prompt {
-        Some(_) => args.memory.open(&identity(args)?, model),
+        Some(_) => args
+            .memory
+            .open(&args.cloud.load_identity(link::JOIN_FIRST)?, model),
         None => None,
     };
     let public = args.public.known(model, memory.as_ref())?;

@@ -7,13 +7,12 @@ mod page;
 pub mod prompts;
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use edgeprompt_engine::SequenceOptions;
-use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir, say};
+use edgeprompt_launch::{Exit, Failure, ModelArgs, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef};
 use edgeprompt_transport::EdgeIdentity;
@@ -21,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::answer::{Cloud, Question, Stop, answer};
 use crate::cloud_prompt::CloudPrompt;
-use crate::link;
+use crate::link::{self, CloudArgs};
 use crate::patience::Patience;
 
 use findings::{Session, findings};
@@ -39,14 +38,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
 /// Arguments of `edge-node audit`.
 #[derive(Args)]
 pub struct AuditArgs {
-    /// Address of the cloud node
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4433",
-        env = "EDGE_CLOUD"
-    )]
-    cloud: String,
+    #[command(flatten)]
+    cloud: CloudArgs,
     /// The cloud prompt to ask with
     #[arg(long, value_name = "NAME", env = "EDGE_CLOUD_PROMPT")]
     cloud_prompt: PromptName,
@@ -55,9 +48,6 @@ pub struct AuditArgs {
     cases: NonZeroU64,
     #[command(flatten)]
     model: ModelArgs,
-    /// Folder of this edge's identity [default: the XDG configuration folder]
-    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
-    identity: Option<PathBuf>,
 }
 
 /// Audits, and prints what was found.
@@ -65,13 +55,8 @@ pub struct AuditArgs {
 /// # Errors
 /// [`Failure`]; [`Exit::VerificationFailed`] if anything was sent that should not have been.
 pub fn run(args: &AuditArgs) -> Result<(), Failure> {
-    let model = args.model.open().map_err(|error| Failure {
-        exit: error.exit(),
-        error: error.into(),
-    })?;
-    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
-        .context("run `edge-node join TOKEN` first")
-        .map_err(Failure::of(Exit::Usage))?;
+    let model = args.model.open()?;
+    let identity = args.cloud.load_identity(link::JOIN_FIRST)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -86,7 +71,7 @@ pub fn run(args: &AuditArgs) -> Result<(), Failure> {
     say(page::title(
         args.cases.get(),
         &args.cloud_prompt,
-        &args.cloud,
+        &args.cloud.addr,
     ))?;
     let sessions: Result<Vec<_>, _> = (0..args.cases.get())
         .map(|index| auditor.session(index))
@@ -117,7 +102,7 @@ impl Auditor<'_> {
     fn session(&self, index: u64) -> Result<Session, Failure> {
         let uplink = self
             .runtime
-            .block_on(link::uplink(&self.args.cloud, self.identity))?;
+            .block_on(link::uplink(&self.args.cloud.addr, self.identity))?;
         let asked_at = Instant::now();
         let name = PromptRef::Named(self.args.cloud_prompt.clone());
         let fetching = CloudPrompt::fetch(&uplink, self.model, name);

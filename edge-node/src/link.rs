@@ -1,12 +1,47 @@
 //! From an address and an identity to a cloud, and the exit code of what goes wrong.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
-use edgeprompt_launch::{Exit, Failure};
+use clap::Args;
+use edgeprompt_launch::{Exit, Failure, identity_dir};
 use edgeprompt_protocol::Refusal;
 use edgeprompt_transport::{ConnectError, EdgeIdentity, FetchError, LinkConfig};
 
 use crate::cloud_prompt::{CloudPromptError, LossReason};
 use crate::uplink::Uplink;
+
+/// What to do where a cloud cannot be asked without an identity.
+pub const JOIN_FIRST: &str = "run `edge-node join TOKEN` first";
+
+/// The cloud that an edge asks, and who the edge is there.
+#[derive(Args)]
+pub struct CloudArgs {
+    /// Address of the cloud node
+    #[arg(
+        id = "cloud",
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4433",
+        env = "EDGE_CLOUD"
+    )]
+    pub addr: String,
+    /// Folder of this edge's identity [default: the XDG configuration folder]
+    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
+    pub identity: Option<PathBuf>,
+}
+
+impl CloudArgs {
+    /// The identity in the folder.
+    ///
+    /// # Errors
+    /// [`Failure`] with `advice` if there is none.
+    pub fn load_identity(&self, advice: &'static str) -> Result<EdgeIdentity, Failure> {
+        EdgeIdentity::load(&identity_dir(self.identity.as_ref(), "edge")?)
+            .context(advice)
+            .map_err(Failure::of(Exit::Usage))
+    }
+}
 
 /// The way to the cloud at `host`, which is `NAME:PORT` or an address; nothing is dialled yet.
 ///

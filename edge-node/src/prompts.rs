@@ -1,31 +1,20 @@
 //! `edge-node prompts`: the cloud prompts that a cloud serves by name.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
-use edgeprompt_launch::{Exit, Failure, identity_dir, say};
+use edgeprompt_launch::{Exit, Failure, say};
 use edgeprompt_protocol::PromptEntry;
 use edgeprompt_transport::EdgeIdentity;
 
 use crate::cloud_prompt::CloudPromptError;
-use crate::link;
+use crate::link::{self, CloudArgs};
 
 /// Arguments of `edge-node prompts`.
 #[derive(Args)]
 pub struct PromptsArgs {
-    /// Address of the cloud node
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4433",
-        env = "EDGE_CLOUD"
-    )]
-    cloud: String,
-    /// Folder of this edge's identity [default: the XDG configuration folder]
-    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
-    identity: Option<PathBuf>,
+    #[command(flatten)]
+    cloud: CloudArgs,
 }
 
 /// Asks a cloud for its prompts and prints them.
@@ -33,14 +22,12 @@ pub struct PromptsArgs {
 /// # Errors
 /// [`Failure`] with the exit code of what went wrong.
 pub fn run(args: &PromptsArgs) -> Result<(), Failure> {
-    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
-        .context("run `edge-node join TOKEN` first")
-        .map_err(Failure::of(Exit::Usage))?;
+    let identity = args.cloud.load_identity(link::JOIN_FIRST)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Failure::of(Exit::Usage))?;
-    let entries = runtime.block_on(list(&args.cloud, &identity))?;
+    let entries = runtime.block_on(list(&args.cloud.addr, &identity))?;
     let mut page = format!("{:<24} {:>8}  PROMPT ID\n", "NAME", "TOKENS");
     for entry in entries {
         let (name, count) = (entry.name.as_str(), entry.token_count);

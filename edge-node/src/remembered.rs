@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 use edgeprompt_kv::{ModelDigest, PromptId, TokenId};
+use edgeprompt_launch::xdg_dir;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{Manifest, PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, PromptName};
 use edgeprompt_transport::EdgeIdentity;
@@ -115,10 +116,7 @@ pub struct RememberedPrompts {
 
 /// The folder for remembered prompts unless told otherwise: in the XDG cache folder.
 fn default_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    cache.map(|cache| cache.join("edgeprompt").join("prompts"))
+    xdg_dir("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("prompts"))
 }
 
 impl RememberedPrompts {

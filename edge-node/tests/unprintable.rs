@@ -5,8 +5,6 @@
 // All of it is test code, so a panic is a failed test.
 #![cfg(test)]
 
-use std::fmt::Debug;
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -20,20 +18,7 @@ use edge_node::private::{PrivateIds, PrivateText, PrivateTokens};
 use edgeprompt_engine::SequenceOptions;
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::{ComputeDevice, Model};
-
-struct Probe<T>(PhantomData<T>);
-
-/// What a probe says of every type, unless it can say better.
-trait Unprintable {
-    const IS_PRINTABLE: bool = false;
-}
-
-impl<T> Unprintable for Probe<T> {}
-
-/// An inherent constant is preferred to that of a trait.
-impl<T: Debug> Probe<T> {
-    const IS_PRINTABLE: bool = true;
-}
+use edgeprompt_testkit::printable::{Probe, Unprintable};
 
 #[test]
 fn what_holds_private_text_is_not_debug() {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use edgeprompt_launch::{Exit, Failure, ModelArgs, identity_dir};
+use edgeprompt_launch::{Exit, Failure, ModelArgs};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_transport::EdgeIdentity;
 
+use crate::link::CloudArgs;
 use crate::remembered::MemoryArgs;
 use crate::serve::access::Callers;
 use crate::serve::prompting::Seam;
@@ -20,20 +21,11 @@ use crate::serve::server::CapacityConfig;
 pub struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Address of the cloud node
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4433",
-        env = "EDGE_CLOUD"
-    )]
-    pub(crate) cloud: String,
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
     /// Use no cloud: compute cloud prompts here, as this edge remembers them
     #[arg(long, env = "EDGE_LOCAL")]
     pub(crate) local: bool,
-    /// Folder of this edge's identity [default: the XDG configuration folder]
-    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
-    pub(crate) identity: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
     /// Cloud prompts to fetch at the start, so that fetching tells nothing about a user; the first
@@ -134,9 +126,8 @@ impl ServeArgs {
     }
 
     pub(crate) fn identity(&self) -> Result<EdgeIdentity, Failure> {
-        EdgeIdentity::load(&identity_dir(self.identity.as_ref(), "edge")?)
-            .context("run `edge-node join TOKEN` first, or give --local")
-            .map_err(Failure::of(Exit::Usage))
+        self.cloud
+            .load_identity("run `edge-node join TOKEN` first, or give --local")
     }
 
     pub(crate) const fn max_num_seqs(&self) -> NonZeroUsize {

@@ -152,7 +152,7 @@ fn source(
     }
     let identity = args.identity()?;
     let memory = args.memory.open(&identity, model);
-    let uplink = runtime.block_on(link::uplink(&args.cloud, &identity))?;
+    let uplink = runtime.block_on(link::uplink(&args.cloud.addr, &identity))?;
     let source = PromptSource::Cloud {
         uplink: uplink.clone(),
         memory,

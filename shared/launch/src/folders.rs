@@ -12,14 +12,18 @@ use crate::failure::{Exit, Failure};
 /// # Errors
 /// [`Failure`] if none is given and neither `XDG_CONFIG_HOME` nor `HOME` is set.
 pub fn identity_dir(given: Option<&PathBuf>, node: &str) -> Result<PathBuf, Failure> {
-    let dir = given.cloned().or_else(|| default_identity_dir(node));
+    let dir = given
+        .cloned()
+        .or_else(|| Some(xdg_dir("XDG_CONFIG_HOME", ".config")?.join(node)));
     dir.context("no home folder: give --identity DIR")
         .map_err(Failure::of(Exit::Usage))
 }
 
-fn default_identity_dir(node: &str) -> Option<PathBuf> {
+/// Our folder in the one that an XDG variable names, or else in `fallback` below the home folder;
+/// `None` where neither is set.
+pub fn xdg_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let config = set("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = config.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config")));
-    config.map(|config| config.join("edgeprompt").join(node))
+    let base = set(variable).map(PathBuf::from);
+    let base = base.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(fallback)));
+    base.map(|base| base.join("edgeprompt"))
 }

@@ -11,7 +11,7 @@ mod model_args;
 mod stdout;
 
 pub use failure::{Exit, Failure};
-pub use folders::identity_dir;
+pub use folders::{identity_dir, xdg_dir};
 pub use log_args::LogArgs;
 pub use model_args::{LoadFormat, ModelArgs, OpenModelError, progress_bar};
 pub use stdout::say;

@@ -5,3 +5,4 @@ pub mod counting_allocator;
 pub mod emulator;
 pub mod fixtures;
 pub mod oracle;
+pub mod printable;
