@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark reports")]
 
 mod children;
+mod decode;
 mod link;
 mod pipeline;
 mod plot;
@@ -24,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Tokens per second of many sequences on one cloud prompt, relay beside paged
+    Decode(decode::DecodeArgs),
     /// The rate at which the link emulator itself saturates on this machine
     Link(link::LinkArgs),
     /// Time to first token of cloud and edge over an emulated link, against the flow-shop model
@@ -40,6 +43,7 @@ enum Command {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Decode(args) => decode::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),

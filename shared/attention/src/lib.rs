@@ -5,11 +5,12 @@
 //! This crate knows nothing of models, nodes or where a segment came from.
 
 mod blocks;
+mod cpu;
 mod fusion;
 mod mask;
 mod partial;
 
-pub use blocks::{BlockPlace, KvBlocks};
+pub use blocks::{BlockPlace, BlockRow, KvBlocks};
 pub use fusion::{Fusion, ParseFusionError, attend};
 pub use mask::Mask;
 pub use partial::{KvView, LogSumExp, PartialAttention, merge, partial_attention};

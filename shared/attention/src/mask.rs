@@ -87,6 +87,11 @@ impl Mask {
 }
 
 impl TileMask {
+    /// Whether every query sees all of the keys seen.
+    pub(crate) const fn hides_nothing(&self) -> bool {
+        self.hidden.is_none()
+    }
+
     /// Hides scores by setting them to −∞.
     ///
     /// # Shapes

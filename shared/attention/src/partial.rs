@@ -4,8 +4,8 @@ use std::fmt;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::Mask;
 use crate::mask::TileMask;
+use crate::{Mask, cpu};
 
 /// Keys and values of one segment, post-RoPE.
 ///
@@ -81,7 +81,12 @@ impl PartialAttention {
     ///
     /// # Panics
     /// If there are none.
-    pub fn concat(parts: Vec<Self>) -> Self {
+    pub fn concat(mut parts: Vec<Self>) -> Self {
+        if parts.len() == 1
+            && let Some(only) = parts.pop()
+        {
+            return only;
+        }
         let (outputs, lses) = parts
             .into_iter()
             .map(|part| (part.output, part.lse.0))
@@ -179,6 +184,9 @@ fn attend_tile(q: Tensor<3>, segment: &KvView, mask: TileMask) -> PartialAttenti
         return PartialAttention::empty(q.dims(), &q.device());
     }
     let seen_count = mask.seen_count;
+    if mask.hides_nothing() && cpu::takes(&q, kv_heads) {
+        return cpu::attend_segment(q, segment, seen_count);
+    }
     let seen = |t: &Tensor<3>| {
         if seen_count == keys {
             return t.clone();
@@ -192,19 +200,30 @@ fn attend_tile(q: Tensor<3>, segment: &KvView, mask: TileMask) -> PartialAttenti
     let scores = grouped
         .mul_scalar(score_scale(head_dim))
         .matmul(seen(&segment.keys).transpose());
-    let scores = mask.apply(scores);
-    let peak = scores.clone().max_dim(2).clamp_min(SCORE_FLOOR);
-    let weights = (scores - peak.clone()).exp();
-    // The peak itself contributes e⁰, so the sum is at least 1 unless nothing is visible.
-    let sum = weights.clone().sum_dim(2);
-    let output = weights.matmul(seen(&segment.values)) / sum.clone().clamp_min(1.0);
-    let lse = peak + sum.log();
+    let (output, lse) = attend_scores(mask.apply(scores), seen(&segment.values));
 
     let by_token = |t: Tensor<3>, dim| t.reshape([q_heads, tokens, dim]).swap_dims(0, 1);
     PartialAttention {
         output: by_token(output, head_dim),
         lse: LogSumExp(by_token(lse, 1).reshape([tokens, q_heads])),
     }
+}
+
+/// From scores, −∞ where a key is hidden, to the output and its log-sum-exp.
+///
+/// # Shapes
+/// The last two dimensions: `scores` `[query, key]`, `values` `[key, head_dim]`, the output
+/// `[query, head_dim]`, the log-sum-exp `[query, 1]`.
+pub(crate) fn attend_scores<const D: usize>(
+    scores: Tensor<D>,
+    values: Tensor<D>,
+) -> (Tensor<D>, Tensor<D>) {
+    let peak = scores.clone().max_dim(D - 1).clamp_min(SCORE_FLOOR);
+    let weights = (scores - peak.clone()).exp();
+    // The peak itself contributes e⁰, so the sum is at least 1 unless nothing is visible.
+    let sum = weights.clone().sum_dim(D - 1);
+    let output = weights.matmul(values) / sum.clone().clamp_min(1.0);
+    (output, peak + sum.log())
 }
 
 /// Combines attention over two disjoint segments into attention over both:
@@ -229,7 +248,7 @@ pub fn merge(prefix: PartialAttention, suffix: PartialAttention) -> PartialAtten
 }
 
 /// 1/√d.
-fn score_scale(head_dim: usize) -> f32 {
+pub(crate) fn score_scale(head_dim: usize) -> f32 {
     let dim = u16::try_from(head_dim).expect("head dimensions are at most 4096");
     f32::from(dim).sqrt().recip()
 }

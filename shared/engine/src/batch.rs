@@ -3,9 +3,12 @@
 //! Weights are read once for all rows, and so is the cloud prompt that rows share (RelayAttention,
 //! arXiv 2402.14808). Private keys and values lie in blocks.
 
-use burn::tensor::{Tensor, TensorData};
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
 use edgeprompt_attention::{
-    BlockPlace, KvBlocks, Mask, PartialAttention, merge, partial_attention,
+    BlockPlace, BlockRow, KvBlocks, Mask, PartialAttention, merge, partial_attention,
 };
 use edgeprompt_kv::{BlockTable, LayerIndex, TokenId, TokenRange};
 use edgeprompt_model::{Model, Rotary};
@@ -77,9 +80,16 @@ impl BatchRow {
 /// Rows that share a cloud prompt, side by side in the pass.
 struct Group {
     segment: Option<CloudSegment>,
-    rows: std::ops::Range<usize>,
     /// Of the pass's tokens.
-    tokens: std::ops::Range<usize>,
+    tokens: Range<usize>,
+}
+
+/// Private tokens that are attended to in one go.
+enum PrivatePart {
+    /// Rows of one token each: every query sees all tokens of its row.
+    Single(Arc<[BlockRow]>),
+    /// One row of many tokens, and what its queries see.
+    Many(BlockRow, Mask),
 }
 
 /// A pass, suspendable before every layer's attention.
@@ -88,10 +98,12 @@ struct Group {
 pub struct BatchPass {
     hidden: Tensor<2>,
     rotary: Rotary,
-    rows: Vec<BatchRow>,
-    masks: Vec<Mask>,
+    /// Of each row, the pass's tokens up to its end.
+    ends: Vec<usize>,
     groups: Vec<Group>,
-    places: Vec<BlockPlace>,
+    /// With the pass's tokens each of them covers.
+    private: Vec<(Range<usize>, PrivatePart)>,
+    places: Arc<[BlockPlace]>,
     layer: LayerIndex,
     queries: Option<Tensor<3>>,
 }
@@ -109,20 +121,18 @@ impl BatchPass {
         let ids: Vec<i64> = tokens.map(|token| i64::from(token.0)).collect();
         let ids = Tensor::from_data(TensorData::new(ids.clone(), [ids.len()]), &device);
         let mut positions = Vec::new();
-        let mut masks = Vec::new();
         for row in &rows {
             assert!(!row.tokens.is_empty(), "a row needs tokens");
             let new = row.positions(row.start, row.end());
             positions.extend(new.start().0..new.end().0);
-            masks.push(Mask::causal(new, row.positions(0, row.end()), &device));
         }
         Self {
             hidden: model.decoder.embed(ids),
             rotary: model.rope.rotary(positions, &device),
+            ends: token_ranges(&rows).map(|tokens| tokens.end).collect(),
             groups: groups(&rows),
             places: rows.iter().flat_map(BatchRow::places).collect(),
-            masks,
-            rows,
+            private: private_parts(rows, &device),
             layer: LayerIndex(0),
             queries: None,
         }
@@ -160,43 +170,33 @@ impl BatchPass {
 
     fn attend(&mut self, model: &Model, kv: &KvBlocks) {
         let queries = self.queries.take().expect("projected above");
-        let attended = self
-            .groups
-            .iter()
-            .map(|group| self.attend_group(group, &queries, kv));
-        let attended = Tensor::cat(attended.collect(), 0);
-        let layer = &model.decoder.layers()[self.layer.as_usize()];
-        self.hidden = layer.finish(self.hidden.clone(), attended);
-        self.layer = LayerIndex(self.layer.0 + 1);
-    }
-
-    fn attend_group(&self, group: &Group, queries: &Tensor<3>, kv: &KvBlocks) -> Tensor<3> {
-        let narrow =
-            |tokens: std::ops::Range<usize>| queries.clone().narrow(0, tokens.start, tokens.len());
-        let mut first = group.tokens.start;
-        let mut parts = Vec::new();
-        for index in group.rows.clone() {
-            let row = &self.rows[index];
-            let tokens = first..first + row.tokens.len();
-            first = tokens.end;
-            let view = kv.gather(&row.blocks, row.end());
-            parts.push(partial_attention(
-                &narrow(tokens),
-                &view,
-                &self.masks[index],
-            ));
-        }
-        let private = PartialAttention::concat(parts);
-        let prefix = group.segment.as_ref().and_then(|segment| {
-            // Missing layers were looked for before.
-            segment.layers.get(self.layer)
+        let private = self.private.iter().map(|(tokens, part)| {
+            let q = narrow(&queries, tokens);
+            match part {
+                PrivatePart::Single(rows) => kv.attend(&q, rows),
+                PrivatePart::Many(row, mask) => {
+                    let view = kv.gather(&row.blocks, row.token_count);
+                    partial_attention(&q, &view, mask)
+                }
+            }
         });
-        let Some(prefix) = prefix else {
-            return private.output;
+        let private = PartialAttention::concat(private.collect());
+        let cloud = self.groups.iter().map(|group| {
+            let q = narrow(&queries, &group.tokens);
+            let segment = group.segment.as_ref();
+            // Missing layers were looked for before.
+            match segment.and_then(|segment| segment.layers.get(self.layer)) {
+                Some(layer) => partial_attention(&q, layer, &Mask::all_visible()),
+                None => PartialAttention::empty(q.dims(), &q.device()),
+            }
+        });
+        let attended = match self.groups.iter().all(|group| group.segment.is_none()) {
+            true => private,
+            false => merge(PartialAttention::concat(cloud.collect()), private),
         };
-        let shared = narrow(group.tokens.clone());
-        let shared = partial_attention(&shared, prefix, &Mask::all_visible());
-        merge(shared, private).output
+        let layer = &model.decoder.layers()[self.layer.as_usize()];
+        self.hidden = layer.finish(self.hidden.clone(), attended.output);
+        self.layer = LayerIndex(self.layer.0 + 1);
     }
 
     /// The scores after the last token of each row in `rows`, in that order.
@@ -215,16 +215,11 @@ impl BatchPass {
         if rows.is_empty() {
             return Vec::new();
         }
-        let mut end = 0;
-        let ends: Vec<i64> = self
-            .rows
-            .iter()
-            .map(|row| {
-                end += row.tokens.len();
-                i64::try_from(end - 1).expect("rows are those of a tensor in memory")
-            })
-            .collect();
-        let last: Vec<i64> = rows.iter().map(|row| ends[*row]).collect();
+        let last = rows.iter().map(|row| {
+            let last = i64::try_from(self.ends[*row] - 1);
+            last.expect("rows are those of a tensor in memory")
+        });
+        let last: Vec<i64> = last.collect();
         let last = TensorData::new(last, [rows.len()]);
         let last = Tensor::from_data(last, &self.hidden.device());
         let logits = model.decoder.logits(self.hidden.select(0, last));
@@ -237,26 +232,72 @@ impl BatchPass {
     }
 }
 
+fn narrow(queries: &Tensor<3>, tokens: &Range<usize>) -> Tensor<3> {
+    if *tokens == (0..queries.dims()[0]) {
+        return queries.clone();
+    }
+    queries.clone().narrow(0, tokens.start, tokens.len())
+}
+
+/// Of each row, its range of the pass's tokens.
+fn token_ranges(rows: &[BatchRow]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut end = 0;
+    rows.iter().map(move |row| {
+        let start = end;
+        end += row.tokens.len();
+        start..end
+    })
+}
+
 /// Runs of rows on the same cloud prompt.
 fn groups(rows: &[BatchRow]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut token = 0;
-    for (index, row) in rows.iter().enumerate() {
-        let tokens = token..token + row.tokens.len();
-        token = tokens.end;
+    for (row, tokens) in rows.iter().zip(token_ranges(rows)) {
         match groups.last_mut() {
             Some(group) if is_same(group.segment.as_ref(), row.segment.as_ref()) => {
-                group.rows.end = index + 1;
                 group.tokens.end = tokens.end;
             }
             Some(_) | None => groups.push(Group {
                 segment: row.segment.clone(),
-                rows: index..index + 1,
                 tokens,
             }),
         }
     }
     groups
+}
+
+/// Runs of rows of one token, and each row of more by itself.
+fn private_parts(rows: Vec<BatchRow>, device: &Device) -> Vec<(Range<usize>, PrivatePart)> {
+    let mut parts = Vec::new();
+    let mut singles: Vec<BlockRow> = Vec::new();
+    let mut end = 0;
+    let single = |end: usize, singles: &mut Vec<BlockRow>| {
+        let tokens = end - singles.len()..end;
+        let rows = std::mem::take(singles);
+        (!tokens.is_empty()).then(|| (tokens, PrivatePart::Single(rows.into())))
+    };
+    for row in rows {
+        let start = end;
+        end += row.tokens.len();
+        let mask = Mask::causal(
+            row.positions(row.start, row.end()),
+            row.positions(0, row.end()),
+            device,
+        );
+        let is_single = row.tokens.len() == 1;
+        let row = BlockRow {
+            token_count: row.end(),
+            blocks: row.blocks,
+        };
+        if is_single {
+            singles.push(row);
+            continue;
+        }
+        parts.extend(single(start, &mut singles));
+        parts.push((start..end, PrivatePart::Many(row, mask)));
+    }
+    parts.extend(single(end, &mut singles));
+    parts
 }
 
 fn is_same(a: Option<&CloudSegment>, b: Option<&CloudSegment>) -> bool {

@@ -11,6 +11,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 
 use crate::config::{ModelConfig, QkNorm, QkvBias};
+use crate::linear::{linear, product};
 use crate::rope::Rotary;
 
 /// Queries, keys and values of one layer, post-RoPE.
@@ -110,7 +111,7 @@ impl Decoder {
     /// # Shapes
     /// `hidden`: `[token, hidden]` after the last layer; the result: `[token, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.norm.forward(hidden).matmul(self.head.val())
+        product(self.norm.forward(hidden), self.head.val())
     }
 
     /// Where the weights live.
@@ -173,7 +174,7 @@ impl DecoderLayer {
     pub fn project(&self, hidden: Tensor<2>, rotary: &Rotary) -> Qkv {
         let token_count = hidden.dims()[0];
         let heads = self.q_head_count + 2 * self.kv_head_count;
-        let all = self.qkv.forward(self.attention_norm.forward(hidden));
+        let all = linear(&self.qkv, self.attention_norm.forward(hidden));
         let all = all.reshape([token_count, heads, self.head_dim]);
         let rotated = self.q_head_count + self.kv_head_count;
         let v = all.clone().narrow(1, rotated, self.kv_head_count);
@@ -209,12 +210,12 @@ impl DecoderLayer {
     pub fn finish(&self, hidden: Tensor<2>, attended: Tensor<3>) -> Tensor<2> {
         let [token_count, q_heads, head_dim] = attended.dims();
         let attended = attended.reshape([token_count, q_heads * head_dim]);
-        let hidden = hidden + self.output.forward(attended);
-        let gate_up = self.gate_up.forward(self.mlp_norm.forward(hidden.clone()));
+        let hidden = hidden + linear(&self.output, attended);
+        let gate_up = linear(&self.gate_up, self.mlp_norm.forward(hidden.clone()));
         let mlp_dim = gate_up.dims()[1] / 2;
         let gate = silu(gate_up.clone().narrow(1, 0, mlp_dim));
         let up = gate_up.narrow(1, mlp_dim, mlp_dim);
-        hidden + self.down.forward(gate * up)
+        hidden + linear(&self.down, gate * up)
     }
 }
 

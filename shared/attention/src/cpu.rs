@@ -1,0 +1,350 @@
+//! What is computed on the processor without going through tensor operations: attention of a few
+//! queries, and keys and values written to their blocks.
+//!
+//! A backend extension of burn for its processor backend. Other devices never come here.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use edgeprompt_kernels::{Chunk, HeadPart, attend_chunks, merge_parts};
+use rayon::prelude::*;
+
+use crate::blocks::{BlockPlace, BlockRow};
+use crate::partial::{KvView, LogSumExp, PartialAttention, score_scale};
+
+/// Queries of one KV head up to which these kernels are faster than matrix products.
+const QUERIES_MAX: usize = 64;
+
+/// Keys of a chunk: with their values they stay in the nearest cache while all queries read them.
+const CHUNK_LEN: usize = 64;
+
+/// Keys that one thread takes at a time: their scores stay in its cache, and a single sequence is
+/// work for many threads.
+const SPAN_LEN: usize = 1024;
+
+/// Products of numbers below which threads are not worth waking.
+const PARALLEL_MIN: usize = 1 << 17;
+
+/// Whether `q` and the tensors that go with it can be taken here: few queries, f32, on the
+/// processor.
+///
+/// # Shapes
+/// `q`: `[token, q_head, head_dim]`
+pub(crate) fn takes(q: &Tensor<3>, kv_heads: usize) -> bool {
+    let [tokens, q_heads, _] = q.dims();
+    tokens * (q_heads / kv_heads) <= QUERIES_MAX && is_cpu(&q.device()) && q.dtype() == DType::F32
+}
+
+/// Whether a device is burn's processor backend.
+pub(crate) fn is_cpu(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Attention of all queries over the first `seen_count` keys of a segment.
+pub(crate) fn attend_segment(
+    q: Tensor<3>,
+    segment: &KvView,
+    seen_count: usize,
+) -> PartialAttention {
+    let (keys, values) = (segment.keys.clone(), segment.values.clone());
+    let (output, lse) = <Dispatch as CpuKernels>::attend_segment(
+        q.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        seen_count,
+    );
+    PartialAttention {
+        output: Tensor::from_dispatch(output),
+        lse: LogSumExp::new(Tensor::from_dispatch(lse)),
+    }
+}
+
+/// Attention of one query for each row over the row's own keys.
+pub(crate) fn attend_rows(
+    q: Tensor<3>,
+    (keys, values): (&Tensor<4>, &Tensor<4>),
+    rows: &Arc<[BlockRow]>,
+) -> PartialAttention {
+    let (output, lse) = <Dispatch as CpuKernels>::attend_rows(
+        q.into_dispatch(),
+        keys.clone().into_dispatch(),
+        values.clone().into_dispatch(),
+        Arc::clone(rows),
+    );
+    PartialAttention {
+        output: Tensor::from_dispatch(output),
+        lse: LogSumExp::new(Tensor::from_dispatch(lse)),
+    }
+}
+
+/// Writes tokens to their places: in place if the pool has no other owner.
+pub(crate) fn write(pool: Tensor<4>, new: Tensor<3>, places: &Arc<[BlockPlace]>) -> Tensor<4> {
+    let written = <Dispatch as CpuKernels>::write(
+        pool.into_dispatch(),
+        new.into_dispatch(),
+        Arc::clone(places),
+    );
+    Tensor::from_dispatch(written)
+}
+
+#[backend_extension(Flex)]
+trait CpuKernels: Backend {
+    fn attend_segment(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        seen_count: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    fn attend_rows(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        rows: Arc<[BlockRow]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    fn write(
+        pool: FloatTensor<Self>,
+        new: FloatTensor<Self>,
+        places: Arc<[BlockPlace]>,
+    ) -> FloatTensor<Self>;
+}
+
+type CpuTensor = FloatTensor<Flex>;
+
+impl CpuKernels for Flex {
+    fn attend_segment(
+        q: CpuTensor,
+        keys: CpuTensor,
+        values: CpuTensor,
+        seen_count: usize,
+    ) -> (CpuTensor, CpuTensor) {
+        let queries = Queries::new(&q, keys.layout().shape()[0]);
+        let (keys, values) = (Heads::new(keys), Heads::new(values));
+        let spans = seen_count.div_ceil(SPAN_LEN);
+        let span = |task: usize| {
+            let (head, start) = (task / spans, task % spans * SPAN_LEN);
+            let tokens = start..seen_count.min(start + SPAN_LEN);
+            let (keys, values) = (keys.tokens(head, &tokens), values.tokens(head, &tokens));
+            let chunk_len = CHUNK_LEN * queries.head_dim;
+            let chunks: Vec<_> = keys
+                .chunks(chunk_len)
+                .zip(values.chunks(chunk_len))
+                .map(|(keys, values)| Chunk { keys, values })
+                .collect();
+            attend_chunks(
+                &queries.of_head(head, 0..queries.tokens),
+                queries.head_dim,
+                &chunks,
+            )
+        };
+        let work = queries.numbers.len() / queries.kv_heads * queries.kv_heads * seen_count;
+        let parts = in_parallel(queries.kv_heads * spans, work, span);
+        let heads = parts.chunks(spans).enumerate().map(|(head, parts)| {
+            let merged = (parts.len() > 1).then(|| merge_parts(parts, queries.head_dim));
+            (head, 0..queries.tokens, merged)
+        });
+        let mut answer = Answer::new(&queries);
+        for (head, tokens, merged) in heads {
+            let part = merged.as_ref().unwrap_or(&parts[head * spans]);
+            answer.put(&queries, head, tokens, part);
+        }
+        answer.into_tensors(&queries)
+    }
+
+    fn attend_rows(
+        q: CpuTensor,
+        keys: CpuTensor,
+        values: CpuTensor,
+        rows: Arc<[BlockRow]>,
+    ) -> (CpuTensor, CpuTensor) {
+        let shape = keys.layout().shape().clone();
+        let (kv_heads, block_len) = (shape[1], shape[2]);
+        let queries = Queries::new(&q, kv_heads);
+        let (keys, values) = (pool(&keys), pool(&values));
+        let slot_len = queries.head_dim;
+        let of_row = |task: usize| {
+            let (row, head) = (task / kv_heads, task % kv_heads);
+            let BlockRow {
+                blocks,
+                token_count,
+            } = &rows[row];
+            let chunks: Vec<_> = blocks[..token_count.div_ceil(block_len)]
+                .iter()
+                .enumerate()
+                .map(|(index, block)| {
+                    let len = block_len.min(token_count - index * block_len) * slot_len;
+                    let start = (block * kv_heads + head) * block_len * slot_len;
+                    let place = start..start + len;
+                    Chunk {
+                        keys: &keys[place.clone()],
+                        values: &values[place],
+                    }
+                })
+                .collect();
+            attend_chunks(
+                &queries.of_head(head, row..row + 1),
+                queries.head_dim,
+                &chunks,
+            )
+        };
+        let token_count: usize = rows.iter().map(|row| row.token_count).sum();
+        let work = queries.numbers.len() / queries.tokens.max(1) * token_count;
+        let parts = in_parallel(rows.len() * kv_heads, work, of_row);
+        let mut answer = Answer::new(&queries);
+        for (task, part) in parts.iter().enumerate() {
+            let row = task / kv_heads;
+            answer.put(&queries, task % kv_heads, row..row + 1, part);
+        }
+        answer.into_tensors(&queries)
+    }
+
+    fn write(mut pool: CpuTensor, new: CpuTensor, places: Arc<[BlockPlace]>) -> CpuTensor {
+        let shape = pool.layout().shape().clone();
+        let (heads, block_len, dim) = (shape[1], shape[2], shape[3]);
+        let new = new.to_contiguous();
+        let new: &[f32] = new.as_slice().expect("made contiguous");
+        let storage: &mut [f32] = pool.storage_mut();
+        for (place, token) in places.iter().zip(new.chunks_exact(heads * dim)) {
+            for (head, numbers) in token.chunks_exact(dim).enumerate() {
+                let start = ((place.block * heads + head) * block_len + place.slot) * dim;
+                storage[start..start + dim].copy_from_slice(numbers);
+            }
+        }
+        pool
+    }
+}
+
+/// Runs every task, on all threads if that pays; the results in the order of tasks.
+fn in_parallel(
+    count: usize,
+    work: usize,
+    task: impl Fn(usize) -> HeadPart + Send + Sync,
+) -> Vec<HeadPart> {
+    match work < PARALLEL_MIN {
+        true => (0..count).map(task).collect(),
+        false => (0..count).into_par_iter().map(task).collect(),
+    }
+}
+
+/// A pool of blocks, which is made whole and never cut.
+fn pool(tensor: &CpuTensor) -> &[f32] {
+    tensor.as_slice().expect("a pool is contiguous")
+}
+
+/// Queries, scaled: `[token, q_head, head_dim]`.
+struct Queries {
+    numbers: Vec<f32>,
+    tokens: usize,
+    kv_heads: usize,
+    /// Query heads of one KV head.
+    group: usize,
+    head_dim: usize,
+}
+
+impl Queries {
+    fn new(q: &CpuTensor, kv_heads: usize) -> Self {
+        let shape = q.layout().shape().clone();
+        let (tokens, q_heads, head_dim) = (shape[0], shape[1], shape[2]);
+        let scale = score_scale(head_dim);
+        let q = q.to_contiguous();
+        let q: &[f32] = q.as_slice().expect("made contiguous");
+        Self {
+            numbers: q.iter().map(|it| it * scale).collect(),
+            tokens,
+            kv_heads,
+            group: q_heads / kv_heads,
+            head_dim,
+        }
+    }
+
+    /// Where the queries of one token that read one KV head begin, in units of heads.
+    const fn first_head(&self, head: usize, token: usize) -> usize {
+        (token * self.kv_heads + head) * self.group
+    }
+
+    /// `[token, group, head_dim]` of one KV head.
+    fn of_head(&self, head: usize, tokens: Range<usize>) -> Vec<f32> {
+        let len = self.group * self.head_dim;
+        let queries = tokens.flat_map(|token| {
+            let start = self.first_head(head, token) * self.head_dim;
+            &self.numbers[start..start + len]
+        });
+        queries.copied().collect()
+    }
+}
+
+/// Output and log-sum-exp of all queries, put together head by head.
+struct Answer {
+    output: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+impl Answer {
+    fn new(queries: &Queries) -> Self {
+        let heads = queries.tokens * queries.kv_heads * queries.group;
+        Self {
+            output: vec![0.0; heads * queries.head_dim],
+            lse: vec![0.0; heads],
+        }
+    }
+
+    fn put(&mut self, queries: &Queries, head: usize, tokens: Range<usize>, part: &HeadPart) {
+        let (group, dim) = (queries.group, queries.head_dim);
+        let outputs = part.output.chunks_exact(group * dim);
+        let lses = part.lse.chunks_exact(group);
+        for ((token, output), lse) in tokens.zip(outputs).zip(lses) {
+            let start = queries.first_head(head, token);
+            self.output[start * dim..(start + group) * dim].copy_from_slice(output);
+            self.lse[start..start + group].copy_from_slice(lse);
+        }
+    }
+
+    fn into_tensors(self, queries: &Queries) -> (CpuTensor, CpuTensor) {
+        let q_heads = queries.kv_heads * queries.group;
+        let shape = [queries.tokens, q_heads, queries.head_dim];
+        (
+            CpuTensor::from_data(TensorData::new(self.output, shape)),
+            CpuTensor::from_data(TensorData::new(self.lse, [queries.tokens, q_heads])),
+        )
+    }
+}
+
+/// Keys or values of a segment: `[kv_head, token, head_dim]`, the tokens of a head side by side.
+struct Heads {
+    tensor: CpuTensor,
+    /// Of the first number.
+    start: usize,
+    /// Numbers from one head to the next.
+    stride: usize,
+    dim: usize,
+}
+
+impl Heads {
+    fn new(tensor: CpuTensor) -> Self {
+        let layout = tensor.layout();
+        let (dim, strides) = (layout.shape()[2], layout.strides());
+        let dense = strides[2] == 1 && usize::try_from(strides[1]) == Ok(dim);
+        let (tensor, stride) = match usize::try_from(strides[0]) {
+            Ok(stride) if dense => (tensor, stride),
+            _ => {
+                let stride = layout.shape()[1] * dim;
+                (tensor.to_contiguous(), stride)
+            }
+        };
+        Self {
+            start: tensor.layout().start_offset(),
+            tensor,
+            stride,
+            dim,
+        }
+    }
+
+    fn tokens(&self, head: usize, tokens: &Range<usize>) -> &[f32] {
+        let start = self.start + head * self.stride + tokens.start * self.dim;
+        &self.tensor.storage()[start..start + tokens.len() * self.dim]
+    }
+}

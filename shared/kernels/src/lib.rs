@@ -1,0 +1,13 @@
+//! What decoding spends its time on, in vector code for the processor at hand: attention of a few
+//! queries over keys and values where they lie, and products of a few rows with a matrix.
+//!
+//! Plain slices in, plain vectors out: no tensors, no threads. A general matrix product is made for
+//! many rows; with few it spends its time on preparing the matrix.
+
+mod attention;
+mod linear;
+mod tile;
+
+pub use attention::{Chunk, HeadPart, attend_chunks, merge_parts};
+pub use linear::{Matrix, columns};
+pub use tile::PackedRows;
