@@ -110,6 +110,7 @@ impl Contender {
             engine.submit(Generation {
                 prompt,
                 segment: segment.clone(),
+                session: None,
                 sampler,
                 max_tokens: workload.output_len,
                 end_tokens: Vec::new(),

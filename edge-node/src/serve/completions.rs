@@ -127,6 +127,7 @@ impl Begun {
         let tokens = server.generator.generate(Generation {
             prompt: private.for_engine().to_vec(),
             segment: cloud.as_ref().map(|cloud| cloud.segment.clone()),
+            session: None,
             sampler,
             max_tokens,
             end_tokens: match request.ignore_eos {

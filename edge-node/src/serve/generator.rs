@@ -226,6 +226,7 @@ mod tests {
         Generation {
             prompt: prompt.iter().copied().map(TokenId).collect(),
             segment: None,
+            session: None,
             sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
             max_tokens,
             end_tokens: Vec::new(),

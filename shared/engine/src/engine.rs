@@ -13,7 +13,7 @@ use edgeprompt_model::Model;
 use crate::scheduler::{
     AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
 };
-use crate::{BatchPass, BatchRow, Chosen, CloudSegment, Progress, Sampler};
+use crate::{BatchPass, BatchRow, Chosen, CloudSegment, Progress, Sampler, SessionId};
 
 /// What an engine may use.
 pub type EngineLimits = SchedulerLimits;
@@ -24,6 +24,9 @@ pub struct Generation {
     pub prompt: Vec<TokenId>,
     /// The cloud prompt before it; its layers may still be on their way.
     pub segment: Option<CloudSegment>,
+    /// The session it belongs to, if any: it shares private keys and values with others of it, all
+    /// of which must be on the same cloud prompt.
+    pub session: Option<SessionId>,
     /// Chooses its tokens.
     pub sampler: Sampler,
     /// Most tokens to generate.
@@ -142,7 +145,13 @@ impl Engine {
         }
         // The last token of an answer takes no position.
         let max_tokens = generation.max_tokens.clamp(1, room + 1);
-        let id = self.scheduler.submit(prompt_len, max_tokens)?;
+        let id = match generation.session {
+            Some(session) => {
+                let prompt = &generation.prompt;
+                self.scheduler.submit_in(session, prompt, max_tokens)?
+            }
+            None => self.scheduler.submit(prompt_len, max_tokens)?,
+        };
         self.sequences.insert(
             id,
             State {
@@ -175,7 +184,7 @@ impl Engine {
     }
 
     /// Blocks in use, and all of them.
-    pub const fn block_usage(&self) -> (usize, usize) {
+    pub fn block_usage(&self) -> (usize, usize) {
         self.scheduler.block_usage()
     }
 
@@ -289,7 +298,7 @@ impl Engine {
             self.scheduler.end(id);
             self.sequences.remove(&id);
         } else {
-            self.scheduler.appended(id);
+            self.scheduler.appended(id, chosen.token);
         }
         Output { id, chosen, finish }
     }

@@ -8,6 +8,7 @@ mod convert;
 mod engine;
 mod forward;
 mod generate;
+mod prefix_cache;
 mod private_kv;
 mod sampling;
 mod scheduler;
@@ -18,6 +19,7 @@ pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from
 pub use engine::{Engine, EngineLimits, Finish, Generation, Output, SubmitError};
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
+pub use prefix_cache::SessionId;
 pub use private_kv::PrivateKv;
 pub use sampling::{Chosen, Sampler, SamplingParams, SamplingParamsError};
 pub use scheduler::{AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step};

@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use edgeprompt_kv::{BlockPool, BlockTable, OutOfBlocks};
+use edgeprompt_kv::{BlockPool, BlockTable, OutOfBlocks, TokenId};
+
+use crate::prefix_cache::{PrefixCache, SessionId};
 
 /// What a scheduler may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,19 +71,38 @@ pub struct Step {
 }
 
 /// Sequences that wait and sequences that compute.
-#[derive(Debug)]
+///
+/// Deliberately not `Debug`: it holds the private tokens of sessions.
 pub struct Scheduler {
     limits: SchedulerLimits,
     pool: BlockPool,
+    cache: PrefixCache,
     next_id: u64,
+    /// Tokens computed so far, of all sequences.
+    computed_count: u64,
     /// In the order of arrival, which is their priority.
-    waiting: BTreeMap<SequenceId, usize>,
+    waiting: BTreeMap<SequenceId, Waiting>,
     running: BTreeMap<SequenceId, Running>,
 }
 
-#[derive(Debug)]
+struct Waiting {
+    /// Private tokens known: the prompt and what was generated.
+    token_count: usize,
+    session: Option<InSession>,
+}
+
+/// A sequence of a session, whose blocks may be shared with others of it.
+struct InSession {
+    id: SessionId,
+    /// Private tokens known.
+    tokens: Vec<TokenId>,
+}
+
 struct Running {
     table: BlockTable,
+    session: Option<InSession>,
+    /// Blocks of the table that are in the cache, from the first on.
+    cached: usize,
     /// Private tokens known: the prompt and what was generated.
     token_count: usize,
     /// Of those, the ones whose keys and values are in the blocks.
@@ -95,8 +116,10 @@ impl Scheduler {
     pub fn new(limits: SchedulerLimits) -> Self {
         Self {
             pool: BlockPool::new(limits.block_count),
+            cache: PrefixCache::new(),
             limits,
             next_id: 0,
+            computed_count: 0,
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
         }
@@ -112,6 +135,33 @@ impl Scheduler {
         prompt_len: usize,
         max_tokens: usize,
     ) -> Result<SequenceId, AdmissionError> {
+        self.take_in(prompt_len, max_tokens, None)
+    }
+
+    /// As [`Scheduler::submit`], for a sequence of a session: what other sequences of it have
+    /// computed of the same beginning is not computed again, as long as its blocks are there.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub fn submit_in(
+        &mut self,
+        session: SessionId,
+        prompt: &[TokenId],
+        max_tokens: usize,
+    ) -> Result<SequenceId, AdmissionError> {
+        let session = InSession {
+            id: session,
+            tokens: prompt.to_vec(),
+        };
+        self.take_in(prompt.len(), max_tokens, Some(session))
+    }
+
+    fn take_in(
+        &mut self,
+        prompt_len: usize,
+        max_tokens: usize,
+        session: Option<InSession>,
+    ) -> Result<SequenceId, AdmissionError> {
         let token_count_max = self.pool.block_count() * self.limits.block_len.get();
         // The last generated token is never computed.
         let token_count = prompt_len.saturating_add(max_tokens.saturating_sub(1));
@@ -126,7 +176,14 @@ impl Scheduler {
         }
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.insert(id, prompt_len);
+        let token_count = prompt_len;
+        self.waiting.insert(
+            id,
+            Waiting {
+                token_count,
+                session,
+            },
+        );
         Ok(id)
     }
 
@@ -154,14 +211,19 @@ impl Scheduler {
     /// The row of a sequence is computed: its keys and values are in the blocks.
     pub fn computed(&mut self, id: SequenceId) {
         if let Some(running) = self.running.get_mut(&id) {
+            self.computed_count += running.in_flight as u64;
             running.computed += std::mem::take(&mut running.in_flight);
+            running.cache_blocks(&mut self.cache, &mut self.pool);
         }
     }
 
     /// A token was generated after all others were computed, and is to be computed next.
-    pub fn appended(&mut self, id: SequenceId) {
+    pub fn appended(&mut self, id: SequenceId, token: TokenId) {
         if let Some(running) = self.running.get_mut(&id) {
             running.token_count += 1;
+            if let Some(session) = &mut running.session {
+                session.tokens.push(token);
+            }
         }
     }
 
@@ -178,6 +240,11 @@ impl Scheduler {
         self.running.get(&id).map(|running| &running.table)
     }
 
+    /// Tokens computed so far, of all sequences: what a session shared is not among them.
+    pub const fn computed_count(&self) -> u64 {
+        self.computed_count
+    }
+
     /// Sequences that compute.
     pub fn running_count(&self) -> usize {
         self.running.len()
@@ -188,10 +255,11 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Blocks in use, and all of them.
-    pub const fn block_usage(&self) -> (usize, usize) {
+    /// Blocks in use, and all of them. What is only kept for a session is not in use.
+    pub fn block_usage(&self) -> (usize, usize) {
         let all = self.pool.block_count();
-        (all - self.pool.free_count(), all)
+        let idle = self.cache.idle_count(&self.pool);
+        (all - self.pool.free_count() - idle, all)
     }
 
     fn ids(&self, chosen: impl Fn(&Running) -> bool) -> Vec<SequenceId> {
@@ -219,6 +287,9 @@ impl Scheduler {
                     return len;
                 }
                 Err(OutOfBlocks) => {
+                    if self.cache.evict(&mut self.pool) {
+                        continue;
+                    }
                     let (last, _) = self.running.last_key_value().expect("this one runs");
                     self.preempt(*last, step);
                 }
@@ -232,7 +303,11 @@ impl Scheduler {
             return;
         };
         running.table.clear(&mut self.pool);
-        self.waiting.insert(id, running.token_count);
+        let waiting = Waiting {
+            token_count: running.token_count,
+            session: running.session,
+        };
+        self.waiting.insert(id, waiting);
         step.rows.retain(|row| row.id != id);
         step.preempted.push(id);
     }
@@ -245,26 +320,45 @@ impl Scheduler {
             && left > 0
             && self.running.len() < self.limits.max_num_seqs.get()
         {
-            let Some((&id, &token_count)) = self.waiting.first_key_value() else {
+            let Some(next) = self.waiting.first_entry() else {
                 return;
             };
-            let len = token_count.min(left);
-            let mut table = BlockTable::new(self.limits.block_len);
-            if table.reserve(&mut self.pool, len).is_err() {
-                table.clear(&mut self.pool);
-                return;
+            let (id, token_count) = (*next.key(), next.get().token_count);
+            let block_len = self.limits.block_len;
+            // The last token is always computed: what follows it comes of that.
+            let shared = next
+                .get()
+                .session
+                .as_ref()
+                .map_or_else(Vec::new, |session| {
+                    let tokens = &session.tokens[..token_count - 1];
+                    self.cache.find(session.id, tokens, block_len.get())
+                });
+            let computed = shared.len() * block_len.get();
+            let len = (token_count - computed).min(left);
+            let mut table = BlockTable::sharing(&mut self.pool, &shared, block_len);
+            while table.reserve(&mut self.pool, computed + len).is_err() {
+                if !self.cache.evict(&mut self.pool) {
+                    table.clear(&mut self.pool);
+                    return;
+                }
             }
-            self.waiting.remove(&id);
             self.running.insert(
                 id,
                 Running {
                     table,
+                    session: next.remove().session,
+                    cached: shared.len(),
                     token_count,
-                    computed: 0,
+                    computed,
                     in_flight: len,
                 },
             );
-            step.rows.push(ScheduledRow { id, start: 0, len });
+            step.rows.push(ScheduledRow {
+                id,
+                start: computed,
+                len,
+            });
             left -= len;
         }
     }
@@ -274,6 +368,26 @@ impl Running {
     /// Tokens whose keys and values are still to be computed.
     const fn pending(&self) -> usize {
         self.token_count - self.computed - self.in_flight
+    }
+
+    /// Lets the session have the blocks that have become full.
+    fn cache_blocks(&mut self, cache: &mut PrefixCache, pool: &mut BlockPool) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        let block_len = self.table.block_len();
+        while self.cached < self.computed / block_len {
+            let index = self.cached;
+            let blocks = self.table.blocks();
+            let parent = index.checked_sub(1).map(|before| blocks[before]);
+            let tokens = &session.tokens[index * block_len..(index + 1) * block_len];
+            if !cache.keep(pool, (session.id, parent), tokens, blocks[index]) {
+                // Another sequence was faster: what follows its block would follow none of ours.
+                self.session = None;
+                return;
+            }
+            self.cached += 1;
+        }
     }
 }
 

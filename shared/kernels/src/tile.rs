@@ -85,7 +85,7 @@ fn prefetch(number: &f32) {
     let _ = number;
 }
 
-/// Rows laid out for reading: by tiles of [`TILE_ROWS`], in each of which the numbers that meet the
+/// Rows laid out for reading: by tiles of `TILE_ROWS`, in each of which the numbers that meet the
 /// same line of the piece are side by side. The last tile is filled up with zeros.
 #[derive(Debug)]
 pub struct PackedRows {

@@ -30,6 +30,8 @@ fn limits(block_count: usize) -> EngineLimits {
 struct Case {
     /// Which cloud prompt, if any.
     cloud: Option<usize>,
+    /// Which session on it, if any.
+    session: Option<u8>,
     prompt: Vec<TokenId>,
     max_tokens: usize,
     seed: u64,
@@ -52,6 +54,17 @@ impl Case {
         Sampler::new(params, self.seed, &[])
     }
 
+    fn session_id(&self) -> Option<SessionId> {
+        let cloud = self
+            .cloud
+            .map_or(0, |cloud| u8::try_from(cloud).unwrap() + 1);
+        self.session.map(|session| {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&[session, cloud]);
+            SessionId(id)
+        })
+    }
+
     /// What it gives alone.
     fn alone(&self, model: &Model) -> Vec<TokenId> {
         let segment = self
@@ -72,17 +85,33 @@ impl Case {
 }
 
 fn cases() -> impl Strategy<Value = Vec<Case>> {
-    let prompt = proptest::collection::vec((0..64u32).prop_map(TokenId), 1..24);
+    // Some begin alike, so that those of a session have something to share.
+    let tail = proptest::collection::vec((0..64u32).prop_map(TokenId), 1..8);
+    let prompt = (0..2u32, 0..16u32, tail).prop_map(|(first, common, tail)| {
+        let common = (first..first + common).map(TokenId);
+        common.chain(tail).collect::<Vec<_>>()
+    });
+    let session = proptest::option::of(0..2u8);
     let cloud = proptest::option::of(0..CLOUD_LENS.len());
     let temperature = prop_oneof![Just(0.0f32), Just(1.0f32)];
-    let case = (cloud, prompt, 1..10usize, any::<u64>(), temperature);
-    let case = case.prop_map(|(cloud, prompt, max_tokens, seed, temperature)| Case {
+    let case = (
         cloud,
+        session,
         prompt,
-        max_tokens,
-        seed,
+        1..10usize,
+        any::<u64>(),
         temperature,
-    });
+    );
+    let case = case.prop_map(
+        |(cloud, session, prompt, max_tokens, seed, temperature)| Case {
+            cloud,
+            session,
+            prompt,
+            max_tokens,
+            seed,
+            temperature,
+        },
+    );
     proptest::collection::vec(case, 1..9)
 }
 
@@ -118,6 +147,7 @@ fn run(model: &Arc<Model>, cases: &[Case], layer_every: usize) -> Vec<Vec<TokenI
         let generation = Generation {
             prompt: case.prompt.clone(),
             segment: case.cloud.map(|cloud| clouds[cloud].segment.clone()),
+            session: case.session_id(),
             sampler: case.sampler(),
             max_tokens: case.max_tokens,
             end_tokens: Vec::new(),
@@ -159,6 +189,7 @@ fn generation(prompt_len: u32, max_tokens: usize, segment: Option<CloudSegment>)
     Generation {
         prompt: (1..=prompt_len).map(TokenId).collect(),
         segment,
+        session: None,
         sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
         max_tokens,
         end_tokens: Vec::new(),
@@ -223,4 +254,35 @@ fn an_end_token_ends_an_answer() {
     let outputs = engine.step().unwrap();
     assert!(outputs[0].finish == Some(Finish::EndToken));
     assert!(engine.is_idle());
+}
+
+#[test]
+fn what_a_session_has_computed_is_not_computed_again() {
+    let model = model();
+    let mut engine = Engine::new(Arc::clone(&model), limits(40));
+    let mut rows_of = |session: u8, prompt: Vec<TokenId>| {
+        let asked = Generation {
+            prompt,
+            session: Some(SessionId([session; 32])),
+            ..generation(1, 1, None)
+        };
+        engine.submit(asked).unwrap();
+        let mut computed = 0;
+        while !engine.is_idle() {
+            let before = engine.scheduler.computed_count();
+            engine.step();
+            computed += engine.scheduler.computed_count() - before;
+        }
+        computed
+    };
+    let prompt: Vec<_> = (1..=10).map(TokenId).collect();
+    assert_eq!(rows_of(1, prompt.clone()), 10);
+    assert_eq!(rows_of(1, prompt.clone()), 2, "two full blocks are there");
+    assert_eq!(
+        rows_of(1, prompt[..8].to_vec()),
+        4,
+        "the last token is computed"
+    );
+    assert_eq!(rows_of(2, prompt), 10, "another session");
+    assert_eq!(engine.block_usage().0, 0);
 }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use edgeprompt_kv::BlockId;
 use proptest::prelude::*;
 
 use super::*;
@@ -25,7 +26,7 @@ fn generation_goes_on_beside_a_long_prompt() {
     let short = scheduler.submit(3, 10).unwrap();
     assert_eq!(scheduler.next_step().rows, [row(short, 0, 3)]);
     scheduler.computed(short);
-    scheduler.appended(short);
+    scheduler.appended(short, TokenId(0));
     let long = scheduler.submit(20, 10).unwrap();
     for (token, chunk) in [(3, 0..7), (4, 7..14), (5, 14..20)] {
         let rows = scheduler.next_step().rows;
@@ -35,7 +36,7 @@ fn generation_goes_on_beside_a_long_prompt() {
         );
         scheduler.computed(short);
         scheduler.computed(long);
-        scheduler.appended(short);
+        scheduler.appended(short, TokenId(0));
     }
 }
 
@@ -60,7 +61,7 @@ fn the_last_to_come_makes_room_and_starts_again() {
     assert_eq!(scheduler.next_step().rows.len(), 2);
     for id in [first, last] {
         scheduler.computed(id);
-        scheduler.appended(id);
+        scheduler.appended(id, TokenId(0));
     }
     let step = scheduler.next_step();
     assert_eq!(step.preempted, [last]);
@@ -89,6 +90,9 @@ fn what_can_never_fit_is_refused_at_once() {
 /// A request of the model: what it still has to generate.
 #[derive(Clone, Debug)]
 struct Request {
+    session: Option<u8>,
+    /// All known tokens.
+    tokens: Vec<TokenId>,
     prompt_len: usize,
     generated: usize,
     max_tokens: usize,
@@ -97,7 +101,9 @@ struct Request {
 
 #[derive(Clone, Debug)]
 enum Action {
-    Submit(usize, usize),
+    /// Which session, the length of the prompt, how many tokens of it are those that every prompt
+    /// begins with, and the most tokens to generate.
+    Submit(Option<u8>, usize, usize, usize),
     Cancel(prop::sample::Index),
     /// A step in which the rows of some sequences stay under way.
     Step(u8),
@@ -105,7 +111,9 @@ enum Action {
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
     let action = prop_oneof![
-        2 => (1..30usize, 1..12usize).prop_map(|(prompt, max)| Action::Submit(prompt, max)),
+        2 => (proptest::option::of(0..2u8), 1..30usize, 0..30usize, 1..12usize).prop_map(
+            |(session, prompt, common, max)| Action::Submit(session, prompt, common, max),
+        ),
         1 => any::<prop::sample::Index>().prop_map(Action::Cancel),
         4 => any::<u8>().prop_map(Action::Step),
     ];
@@ -117,6 +125,22 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 struct Naive {
     requests: BTreeMap<SequenceId, Request>,
     under_way: BTreeMap<SequenceId, ScheduledRow>,
+    /// What was last written to each slot: whose tokens it follows from, up to its own.
+    written: BTreeMap<(BlockId, usize), (Owner, Vec<TokenId>)>,
+    next_token: u32,
+}
+
+/// Who may read what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Session(u8),
+    Sequence(SequenceId),
+}
+
+impl Request {
+    fn owner(&self, id: SequenceId) -> Owner {
+        self.session.map_or(Owner::Sequence(id), Owner::Session)
+    }
 }
 
 impl Naive {
@@ -130,7 +154,18 @@ impl Naive {
         prop_assert!(tokens <= 16, "{step:?}");
         for row in &step.rows {
             let request = &self.requests[&row.id];
-            prop_assert_eq!(row.start, request.computed, "tokens are computed in order");
+            let is_first = request.computed == 0;
+            let shares = is_first && request.session.is_some() && row.start % 4 == 0;
+            prop_assert!(
+                row.start == request.computed || shares,
+                "tokens are computed in order"
+            );
+            for token in 0..row.start {
+                let place = scheduler.table(row.id).unwrap().place(token);
+                let written = &self.written[&place];
+                let expected = (request.owner(row.id), request.tokens[..=token].to_vec());
+                prop_assert_eq!(written, &expected, "a block that is not of this sequence");
+            }
             let known = request.prompt_len + request.generated;
             prop_assert!(row.len > 0 && row.start + row.len <= known);
             let table = scheduler.table(row.id).unwrap();
@@ -150,8 +185,13 @@ impl Naive {
 
     fn finish_row(&mut self, scheduler: &mut Scheduler, id: SequenceId) {
         let row = self.under_way.remove(&id).unwrap();
-        scheduler.computed(id);
         let request = self.requests.get_mut(&id).unwrap();
+        for token in row.start..row.start + row.len {
+            let place = scheduler.table(id).unwrap().place(token);
+            let written = (request.owner(id), request.tokens[..=token].to_vec());
+            self.written.insert(place, written);
+        }
+        scheduler.computed(id);
         request.computed = row.start + row.len;
         if request.computed < request.prompt_len + request.generated {
             return;
@@ -161,7 +201,10 @@ impl Naive {
             self.requests.remove(&id);
             scheduler.end(id);
         } else {
-            scheduler.appended(id);
+            self.next_token += 1;
+            let token = TokenId(1000 + self.next_token % 3);
+            request.tokens.push(token);
+            scheduler.appended(id, token);
         }
     }
 }
@@ -173,12 +216,30 @@ proptest! {
         let mut naive = Naive::default();
         for action in actions {
             match action {
-                Action::Submit(prompt_len, max_tokens) => {
+                Action::Submit(session, prompt_len, common, max_tokens) => {
                     let fits = prompt_len + max_tokens - 1 <= 40;
-                    let submitted = scheduler.submit(prompt_len, max_tokens);
+                    let common = common.min(prompt_len);
+                    naive.next_token += 1;
+                    let own = 100 + naive.next_token;
+                    let tokens: Vec<_> = (0..prompt_len)
+                        .map(|index| TokenId(if index < common { 1 } else { own }))
+                        .collect();
+                    let submitted = match session {
+                        Some(session) => {
+                            scheduler.submit_in(SessionId([session; 32]), &tokens, max_tokens)
+                        }
+                        None => scheduler.submit(prompt_len, max_tokens),
+                    };
                     prop_assert_eq!(submitted.is_ok(), fits);
                     if let Ok(id) = submitted {
-                        let request = Request { prompt_len, generated: 0, max_tokens, computed: 0 };
+                        let request = Request {
+                            session,
+                            tokens,
+                            prompt_len,
+                            generated: 0,
+                            max_tokens,
+                            computed: 0,
+                        };
                         naive.requests.insert(id, request);
                     }
                 }
@@ -206,5 +267,7 @@ proptest! {
             prop_assert!(steps <= 10 + 40 * left, "no end in sight");
         }
         prop_assert_eq!(scheduler.block_usage().0, 0);
+        while scheduler.cache.evict(&mut scheduler.pool) {}
+        prop_assert_eq!(scheduler.pool.free_count(), 10, "no block is lost");
     }
 }
