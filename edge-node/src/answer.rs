@@ -158,7 +158,7 @@ pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) 
         }
     };
     layers.timeline.ttft = Some(asked_at.elapsed());
-    if layers.received_bytes > 0 {
+    if layers.bytes.received() > 0 {
         metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
             .record(layers.timeline.transfer_time());
     }
@@ -169,7 +169,7 @@ pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) 
         tokens,
         finish,
         timeline: layers.timeline,
-        received_bytes: layers.received_bytes,
+        received_bytes: layers.bytes.received(),
         recomputed,
         chosen_count: layers.chosen_count,
         segment,

@@ -1,26 +1,22 @@
 //! A cloud prompt on its way to this edge: the manifest, then layers as they arrive.
 //!
-//! The network side runs on the async runtime and resumes a lost link with the missing layers; the
-//! engine's thread reads a plain channel and is never kept waiting by a full one.
+//! The engine's thread reads a plain channel; [`Forwarding`] fills it.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use edgeprompt_kv::{KvDtype, LayerIndex, LayerRange};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::{Fetch, Manifest, PromptRef, PublicPrompt};
-use edgeprompt_transport::{
-    ConnectError, FetchError, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer,
-};
+use edgeprompt_protocol::{Fetch, FetchId, KvSource, Manifest, PromptRef, PublicPrompt};
+use edgeprompt_segment_store::SegmentReader;
+use edgeprompt_transport::{ConnectError, FetchError, LayerStream, ReceivedLayer};
 
-use crate::prefill_speed::PrefillSpeed;
+use crate::disk_cache::DiskCache;
+use crate::forwarding::{Forwarding, arrivals_max};
+use crate::kv_origin::KvOrigin;
 use crate::uplink::Uplink;
-
-/// How often missing layers of one prompt are asked for again.
-const RESUMPTIONS_MAX: u32 = 3;
-/// Pause before the second attempt to resume; each further one is twice as long.
-const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why layers do not come: the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +70,8 @@ pub enum Arrival {
         /// When the cloud received the request for it, on this node's clock: half a round trip
         /// after it was sent.
         received_by_cloud_at: Instant,
+        /// Where it came from.
+        origin: KvOrigin,
     },
     /// The layers that are missing will not come.
     Lost(Loss),
@@ -118,6 +116,8 @@ pub struct CloudPrompt {
     pub manifest: Manifest,
     /// The layers, in the order in which they are complete.
     pub arrivals: Receiver<Arrival>,
+    /// Where they come from, unless that fails.
+    pub origin: KvOrigin,
 }
 
 impl CloudPrompt {
@@ -150,6 +150,31 @@ impl CloudPrompt {
             prompt,
             layers: layers.unwrap_or(LayerRange::first(0)),
         };
+        Self::begin(request, &[]).await
+    }
+
+    /// Asks for all layers; those that do not come from `uplink` are asked of the `others` in turn,
+    /// by the prompt's id.
+    ///
+    /// # Errors
+    /// [`CloudPromptError`] if there is no answer to begin with; the others are not asked then.
+    pub async fn fetch_or_else(
+        uplink: &Uplink,
+        model: &Model,
+        prompt: PromptRef,
+        others: &[Uplink],
+    ) -> Result<Self, CloudPromptError> {
+        let request = Request {
+            uplink,
+            model,
+            prompt,
+            layers: LayerRange::first(model.geometry.layer_count()),
+        };
+        Self::begin(request, others).await
+    }
+
+    async fn begin(request: Request<'_>, others: &[Uplink]) -> Result<Self, CloudPromptError> {
+        let uplink = request.uplink;
         let (fetch, stream, received_by_cloud_at) = match request.send().await {
             // A link that was lost while idle shows only now, and a cloud that stops mid-answer may
             // be about to come back: worth one more try.
@@ -160,19 +185,67 @@ impl CloudPrompt {
             sent => sent?,
         };
         let manifest = stream.manifest().clone();
-        check(&manifest, &request).map_err(CloudPromptError::Manifest)?;
-        // Room for a beginning and an end of every layer on each attempt, and one last word.
-        let attempts = 1 + RESUMPTIONS_MAX as usize;
-        let (sender, arrivals) = sync_channel(2 * manifest.layers.len() * attempts + 1);
-        let forwarding = Forwarding {
-            uplink: uplink.clone(),
-            fetch,
-            missing: manifest.layers.iter().collect(),
-            manifest: manifest.clone(),
-            sender,
-        };
+        check(&manifest, request.model, &request.prompt, request.layers)
+            .map_err(CloudPromptError::Manifest)?;
+        let (sender, arrivals) = sync_channel(arrivals_max(&manifest, others.len()));
+        let sources = std::iter::once(uplink).chain(others).cloned().collect();
+        let forwarding = Forwarding::new(sources, (fetch, &manifest), sender);
         uplink.track(tokio::spawn(forwarding.run(stream, received_by_cloud_at)));
-        Ok(Self { manifest, arrivals })
+        let origin = uplink.origin();
+        Ok(Self {
+            manifest,
+            arrivals,
+            origin,
+        })
+    }
+
+    /// Reads all layers from the disk cache; those that are damaged there are asked of the `others`
+    /// in turn, by the prompt's id.
+    ///
+    /// # Errors
+    /// Why the segment cannot be of this model.
+    pub(crate) fn of_disk(
+        (disk, reader): (Arc<DiskCache>, SegmentReader<File>),
+        model: &Model,
+        others: &[Uplink],
+    ) -> Result<Self, &'static str> {
+        let info = reader.info();
+        let manifest = Manifest {
+            fetch: FetchId(0),
+            prompt: info.id(),
+            model: info.model,
+            geometry: info.geometry,
+            dtype: info.dtype,
+            layers: LayerRange::first(info.geometry.layer_count()),
+            tokens: info.tokens.to_vec(),
+            text: info.text.as_deref().map(str::to_owned),
+            source: KvSource::Stored,
+        };
+        let prompt = PromptRef::Id(manifest.prompt);
+        let layers = LayerRange::first(model.geometry.layer_count());
+        if (info.model, info.dtype) != (model.digest, KvDtype::F32) {
+            return Err("it is of another model or number format");
+        }
+        check(&manifest, model, &prompt, layers)?;
+        let (sender, arrivals) = sync_channel(arrivals_max(&manifest, others.len()));
+        let fetch = Fetch {
+            fetch: manifest.fetch,
+            model: model.digest,
+            prompt,
+            layers: None,
+            dtype: KvDtype::F32,
+        };
+        let forwarding = Forwarding::new(others.to_vec().into(), (fetch, &manifest), sender);
+        let reading = tokio::spawn(forwarding.run_from_disk(disk, reader));
+        // Nothing is under way on a link unless the disk fails.
+        if let Some(next) = others.first() {
+            next.track(reading);
+        }
+        Ok(Self {
+            manifest,
+            arrivals,
+            origin: KvOrigin::Disk,
+        })
     }
 }
 
@@ -210,12 +283,16 @@ impl Request<'_> {
 
 /// Whether a manifest can be of this model and this request. The transport has compared digests and
 /// ids; those are only claims, and shapes that differ would break the pass half-way.
-fn check(manifest: &Manifest, request: &Request<'_>) -> Result<(), &'static str> {
-    let model = request.model;
+fn check(
+    manifest: &Manifest,
+    model: &Model,
+    prompt: &PromptRef,
+    layers: LayerRange,
+) -> Result<(), &'static str> {
     if manifest.geometry != model.geometry {
         return Err("its keys and values have another shape");
     }
-    if manifest.layers != request.layers {
+    if manifest.layers != layers {
         return Err("it does not announce the layers asked for");
     }
     if manifest.tokens.len() >= model.config.context_len_max {
@@ -228,7 +305,7 @@ fn check(manifest: &Manifest, request: &Request<'_>) -> Result<(), &'static str>
     {
         return Err("a token is outside the vocabulary");
     }
-    let sent = match &request.prompt {
+    let sent = match prompt {
         PromptRef::Public(PublicPrompt::Text(text)) => Some(text),
         PromptRef::Public(PublicPrompt::Tokens(_)) | PromptRef::Named(_) | PromptRef::Id(_) => None,
     };
@@ -241,168 +318,5 @@ fn check(manifest: &Manifest, request: &Request<'_>) -> Result<(), &'static str>
             _ => Err("its text does not tokenise to its tokens"),
         },
         _ => Ok(()),
-    }
-}
-
-/// Hands layers on and asks again for those that did not come.
-///
-/// It runs to its end even if nobody wants the layers any more: when the engine lost patience
-/// depends on the private prompt, and the cloud must not learn of it.
-struct Forwarding {
-    uplink: Uplink,
-    fetch: Fetch,
-    manifest: Manifest,
-    missing: BTreeSet<LayerIndex>,
-    sender: SyncSender<Arrival>,
-}
-
-impl Forwarding {
-    async fn run(mut self, stream: LayerStream, received_by_cloud_at: Instant) {
-        let Some(mut loss) = self.drain(stream, received_by_cloud_at).await else {
-            return;
-        };
-        let mut pause = RESUME_PAUSE;
-        for attempt in 0..RESUMPTIONS_MAX {
-            if attempt > 0 {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            tracing::info!(
-                detail = loss.detail,
-                missing = self.missing.len(),
-                "resuming"
-            );
-            let drained = match self.resume().await {
-                Err(loss) => Some(loss),
-                Ok((stream, received_by_cloud_at)) => {
-                    self.drain(stream, received_by_cloud_at).await
-                }
-            };
-            match drained {
-                None => return,
-                Some(again) => loss = again,
-            }
-        }
-        self.tell(Arrival::Lost(loss));
-    }
-
-    /// Asks for the missing layers only, on a new link if the old one is gone.
-    async fn resume(&self) -> Result<(LayerStream, Instant), Loss> {
-        let lost = |error: CloudPromptError| error.loss();
-        let link = self
-            .uplink
-            .link()
-            .await
-            .map_err(|error| lost(error.into()))?;
-        let (first, last) = (self.missing.first(), self.missing.last());
-        let layers = first
-            .zip(last)
-            .and_then(|(first, last)| LayerRange::new(first.0, last.0 + 1));
-        let fetch = Fetch {
-            fetch: link.next_fetch_id(),
-            layers,
-            ..self.fetch.clone()
-        };
-        let asked_at = Instant::now();
-        let stream = link
-            .fetch(fetch)
-            .await
-            .map_err(|error| lost(error.into()))?;
-        let (first, resumed) = (&self.manifest, stream.manifest());
-        if (resumed.prompt, resumed.geometry) != (first.prompt, first.geometry) {
-            let detail = "the cloud's prompt has changed meanwhile".to_owned();
-            return Err(Loss {
-                reason: LossReason::Refused,
-                detail,
-            });
-        }
-        Ok((stream, asked_at + link.stats().rtt / 2))
-    }
-
-    /// Takes one stream to its end; nothing is left to say if every layer is here then.
-    async fn drain(
-        &mut self,
-        mut stream: LayerStream,
-        received_by_cloud_at: Instant,
-    ) -> Option<Loss> {
-        let mut begun = stream.begun();
-        let mut failed = None;
-        while !self.missing.is_empty() {
-            let next = tokio::select! {
-                Ok(()) = begun.changed() => {
-                    let count = *begun.borrow_and_update();
-                    self.tell(Arrival::Begun(count));
-                    continue;
-                }
-                next = stream.next_layer() => next,
-            };
-            match next {
-                Ok(Some(received)) => {
-                    self.note_speed(&received);
-                    if self.missing.remove(&received.layer) {
-                        self.tell(Arrival::Layer {
-                            received,
-                            received_by_cloud_at,
-                        });
-                    }
-                }
-                Ok(None) => return Some(failed.unwrap_or_else(short_stream)),
-                Err(error) => {
-                    let loss = loss_of(&error);
-                    if error.is_final() || matches!(error, LayerStreamError::TimedOut { .. }) {
-                        return Some(loss);
-                    }
-                    failed = Some(loss);
-                }
-            }
-        }
-        None
-    }
-
-    fn note_speed(&self, received: &ReceivedLayer) {
-        let timings = received.timings;
-        // Zero both for a layer that was stored.
-        let computed = timings
-            .compute_end_us
-            .saturating_sub(timings.compute_start_us);
-        let token_count = self.manifest.tokens.len();
-        let speed = PrefillSpeed::new(Duration::from_micros(computed), token_count);
-        self.uplink.note_speed(speed);
-    }
-
-    fn tell(&self, arrival: Arrival) {
-        // The channel has room for all there is to say; nobody listens once the engine has
-        // computed the layers itself.
-        let _ = self.sender.try_send(arrival);
-    }
-}
-
-fn short_stream() -> Loss {
-    let detail = "the cloud sent fewer layers than it promised".to_owned();
-    Loss {
-        reason: LossReason::Corrupt,
-        detail,
-    }
-}
-
-fn loss_of(error: &LayerStreamError) -> Loss {
-    let reason = match error {
-        LayerStreamError::Layer(failure) => match failure.problem {
-            LayerProblem::Stalled => LossReason::Stalled,
-            LayerProblem::Lost(_) => LossReason::LinkLost,
-            LayerProblem::Corrupt
-            | LayerProblem::Truncated
-            | LayerProblem::Overlong
-            | LayerProblem::Header(_)
-            | LayerProblem::Trailer(_) => LossReason::Corrupt,
-        },
-        LayerStreamError::Abandoned { .. } | LayerStreamError::TimedOut { .. } => {
-            LossReason::Stalled
-        }
-        LayerStreamError::Lost(_) => LossReason::LinkLost,
-    };
-    Loss {
-        reason,
-        detail: error.to_string(),
     }
 }

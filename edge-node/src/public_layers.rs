@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{CloudSegment, SegmentPrefill, checked_view_from_layer};
-use edgeprompt_kv::{LayerIndex, TokenId};
+use edgeprompt_kv::{KvDtype, LayerIndex, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_telemetry::names;
 use edgeprompt_telemetry::timeline::{LayerTimeline, Span};
@@ -13,6 +13,7 @@ use edgeprompt_transport::ReceivedLayer;
 
 use crate::answer::{Cloud, Event, Recomputed};
 use crate::cloud_prompt::{Arrival, Loss, LossReason};
+use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::{Measured, Patience};
 
 /// The label of layers that the edge computes because they would come later.
@@ -51,7 +52,8 @@ pub(crate) struct PublicLayers<'a> {
     first_work: Option<Duration>,
     waited: Duration,
     pub(crate) timeline: LayerTimeline,
-    pub(crate) received_bytes: u64,
+    /// Bytes of the layers that are here, by where they came from.
+    pub(crate) bytes: OriginBytes,
     /// Expected layers that were computed here.
     recomputed_count: usize,
     pub(crate) chosen_count: usize,
@@ -76,7 +78,7 @@ impl<'a> PublicLayers<'a> {
             first_work: None,
             waited: Duration::ZERO,
             timeline: LayerTimeline::with_layers(model.decoder.layers().len()),
-            received_bytes: 0,
+            bytes: OriginBytes::default(),
             recomputed_count: 0,
             chosen_count: 0,
         };
@@ -201,7 +203,20 @@ impl<'a> PublicLayers<'a> {
         }
     }
 
+    fn count_bytes(&mut self, origin: KvOrigin, bytes: usize) {
+        let bytes = bytes as u64;
+        self.bytes.add(origin, bytes);
+        metrics::counter!(names::EDGE_KV_SOURCE_BYTES_TOTAL, names::SOURCE => origin.label())
+            .increment(bytes);
+        if origin.is_remote() {
+            metrics::counter!(names::EDGE_KV_BYTES_RECEIVED_TOTAL).increment(bytes);
+        }
+    }
+
     fn count_computed(&mut self, layer: LayerIndex) {
+        let token_count = self.segment.range().len();
+        let bytes = self.model.geometry.layer_bytes(token_count, KvDtype::F32);
+        self.count_bytes(KvOrigin::Local, bytes);
         let label = match &self.loss {
             Some(loss) if layer >= self.first_expected => {
                 self.recomputed_count += 1;
@@ -244,8 +259,9 @@ impl<'a> PublicLayers<'a> {
             Arrival::Layer {
                 received,
                 received_by_cloud_at,
+                origin,
             } => {
-                self.record(&received, received_by_cloud_at);
+                self.record(&received, received_by_cloud_at, origin);
                 let (device, start) = (self.model.decoder.device(), Instant::now());
                 match checked_view_from_layer(&received.kv, &self.model.geometry, &device) {
                     Ok(view) => {
@@ -268,15 +284,20 @@ impl<'a> PublicLayers<'a> {
         }
     }
 
-    fn record(&mut self, received: &ReceivedLayer, received_by_cloud_at: Instant) {
+    fn record(
+        &mut self,
+        received: &ReceivedLayer,
+        received_by_cloud_at: Instant,
+        origin: KvOrigin,
+    ) {
         let cloud_clock = received_by_cloud_at.saturating_duration_since(self.asked_at);
         let (first, last) = (received.first_byte_at, received.last_byte_at);
         let wire = Span::new(self.since_asked(first), self.since_asked(last));
-        let bytes = received.kv.payload().len() as u64;
-        self.received_bytes += bytes;
-        metrics::counter!(names::EDGE_KV_BYTES_RECEIVED_TOTAL).increment(bytes);
+        self.count_bytes(origin, received.kv.payload().len());
         let times = &mut self.timeline.layers[received.layer.as_usize()];
-        times.wire = Some(wire);
+        if origin.is_remote() {
+            times.wire = Some(wire);
+        }
         let timings = received.timings;
         // A stored layer was computed before anyone asked.
         if timings.compute_end_us > 0 {

@@ -194,6 +194,11 @@ impl RememberedPrompts {
         }
     }
 
+    /// Forgets what a name meant. Best effort: what stays is revalidated again.
+    pub fn forget(&self, name: &PromptName) {
+        let _ = fs::remove_file(self.path(name));
+    }
+
     fn check(
         &self,
         bytes: &[u8],

@@ -18,6 +18,7 @@ mod running;
 pub mod segments;
 mod server;
 mod shelf;
+pub mod sources;
 pub mod stop;
 mod stopwatch;
 mod tokens;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::kv_origin::KvOrigin;
 use crate::planner::CloudEstimate;
 use crate::prefill_speed::PrefillSpeed;
 use edgeprompt_transport::{
@@ -111,6 +112,11 @@ impl Uplink {
     /// Gives the link up, so that the next one is new.
     pub(crate) fn forget(&self) {
         self.state().link = None;
+    }
+
+    /// What layers that come this way are said to come from.
+    pub(crate) const fn origin(&self) -> KvOrigin {
+        KvOrigin::Cloud
     }
 
     /// What was sent to the cloud, in plaintext.

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::private::PrivateTokens;
 use crate::serve::api_error::ApiError;
-use crate::serve::filling::FillingWatch;
 use crate::serve::generator::Tokens;
+use crate::serve::segments::SharedPrompt;
 use crate::serve::stop::{Matched, StopMatcher};
 use crate::serve::stopwatch::{Stopwatch, Times};
 
@@ -105,7 +105,7 @@ pub(crate) struct Answering {
     pub(crate) model: Arc<Model>,
     pub(crate) tokens: Tokens,
     /// The cloud prompt that it builds on.
-    pub(crate) filling: Option<FillingWatch>,
+    pub(crate) cloud: Option<SharedPrompt>,
     /// The end of the prompt: spacing depends on it.
     pub(crate) context: PrivateTokens,
     pub(crate) stops: Vec<String>,
@@ -151,7 +151,7 @@ impl Answering {
         loop {
             let output = tokio::select! {
                 () = to.closed() => return Err(Silence::Gone),
-                () = broken(&mut self.filling) => {
+                () = broken(&mut self.cloud) => {
                     let message = "the cloud prompt cannot be completed: the edge node's log says why";
                     return Err(Silence::Failed(ApiError::failed(message)));
                 }
@@ -167,14 +167,20 @@ impl Answering {
             };
             if finish == Some(Finish::EndToken) {
                 self.stopwatch.end_token();
-                return end(voice, to, FinishReason::Stop, self.stopwatch).await;
+                return end(voice, to, FinishReason::Stop, (self.stopwatch, self.cloud)).await;
             }
             self.stopwatch.token();
             if voice.say(chosen, self.details)? == Said::StopString {
-                return end(voice, to, FinishReason::Stop, self.stopwatch).await;
+                return end(voice, to, FinishReason::Stop, (self.stopwatch, self.cloud)).await;
             }
             if finish == Some(Finish::Length) {
-                return end(voice, to, FinishReason::Length, self.stopwatch).await;
+                return end(
+                    voice,
+                    to,
+                    FinishReason::Length,
+                    (self.stopwatch, self.cloud),
+                )
+                .await;
             }
             if let Some(piece) = voice.take_if_worth_telling(self.details) {
                 tell(to, Heard::Piece(piece)).await?;
@@ -183,9 +189,9 @@ impl Answering {
     }
 }
 
-async fn broken(filling: &mut Option<FillingWatch>) {
-    match filling {
-        Some(filling) => filling.broken().await,
+async fn broken(cloud: &mut Option<SharedPrompt>) {
+    match cloud {
+        Some(cloud) => cloud.filling.broken().await,
         None => std::future::pending().await,
     }
 }
@@ -198,7 +204,7 @@ async fn end(
     voice: Voice<'_>,
     to: &mpsc::Sender<Heard>,
     reason: FinishReason,
-    stopwatch: Stopwatch,
+    (stopwatch, cloud): (Stopwatch, Option<SharedPrompt>),
 ) -> Result<Ended, Silence> {
     let (piece, by_stop_string) = voice.finish()?;
     tell(to, Heard::Piece(piece)).await?;
@@ -206,7 +212,7 @@ async fn end(
         Said::StopString => FinishReason::Stop,
         Said::Text => reason,
     };
-    let times = stopwatch.stop(reason);
+    let times = stopwatch.stop(reason, cloud.map(|cloud| cloud.origin()));
     Ok(Ended { reason, times })
 }
 

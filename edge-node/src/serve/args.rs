@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -10,6 +11,7 @@ use edgeprompt_launch::{Exit, Failure, ModelArgs};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_transport::EdgeIdentity;
 
+use crate::disk_cache::CacheArgs;
 use crate::link::CloudArgs;
 use crate::remembered::MemoryArgs;
 use crate::serve::access::Callers;
@@ -28,6 +30,16 @@ pub struct ServeArgs {
     pub(crate) local: bool,
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    /// Ask the cloud every so many seconds what the names of cloud prompts mean now; 0 never asks
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        env = "EDGE_REVALIDATE_S"
+    )]
+    revalidate_s: u32,
     /// Cloud prompts to fetch at the start, so that fetching tells nothing about a user; the first
     /// is what requests build on unless they name another
     #[arg(
@@ -123,6 +135,12 @@ impl ServeArgs {
                 ),
             }),
         }
+    }
+
+    /// Between two looks at what the names of cloud prompts mean, if there are any.
+    pub(crate) fn revalidation_period(&self) -> Option<Duration> {
+        let seconds = u64::from(self.revalidate_s);
+        (seconds > 0 && !self.local).then(|| Duration::from_secs(seconds))
     }
 
     pub(crate) fn identity(&self) -> Result<EdgeIdentity, Failure> {

@@ -134,7 +134,7 @@ fn timings(times: &Times) -> Value {
     );
     // The first token comes with the prompt.
     let gaps = predicted_n.saturating_sub(1);
-    json!({
+    let mut timings = json!({
         "cache_n": times.prompt.cloud,
         "prompt_n": prompt_n,
         "prompt_ms": prompt_ms,
@@ -147,7 +147,11 @@ fn timings(times: &Times) -> Value {
             0 => 0.0,
             gaps => gaps as f64 * 1000.0 / predicted_ms.max(f64::MIN_POSITIVE),
         },
-    })
+    });
+    if let Some(origin) = times.kv_origin {
+        timings["kv_source"] = origin.label().into();
+    }
+    timings
 }
 
 /// Writes server-sent events.
@@ -246,6 +250,7 @@ mod tests {
     use edgeprompt_kv::TokenId;
 
     use super::*;
+    use crate::kv_origin::KvOrigin;
     use crate::serve::stopwatch::PromptLens;
 
     fn envelope(endpoint: Endpoint) -> Envelope {
@@ -281,6 +286,7 @@ mod tests {
             until_first: Duration::from_millis(40),
             after_first: Duration::from_millis(100),
             token_count: 3,
+            kv_origin: Some(KvOrigin::Disk),
         },
     };
 

@@ -154,7 +154,7 @@ impl Begun {
         Answering {
             model: Arc::clone(&server.model),
             tokens: self.tokens,
-            filling: self.cloud.map(|cloud| cloud.filling),
+            cloud: self.cloud,
             context: self.context,
             stops: self.stops,
             details: self.details,

@@ -7,10 +7,13 @@ use std::time::Instant;
 use edgeprompt_engine::CloudSegment;
 use edgeprompt_kv::LayerIndex;
 use edgeprompt_model::Model;
+use edgeprompt_segment_store::SegmentInfo;
 use edgeprompt_telemetry::names;
 use tokio::sync::{oneshot, watch};
 
 use crate::answer::{Cloud, Event};
+use crate::disk_cache::DiskCache;
+use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::Patience;
 use crate::prefill_speed::PrefillSpeed;
 use crate::public_layers::{PublicLayers, Waiter};
@@ -30,8 +33,8 @@ pub enum Filling {
 /// Where the layers of a complete cloud prompt came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// Bytes of keys and values received.
-    pub received_bytes: u64,
+    /// Bytes of keys and values.
+    pub bytes: OriginBytes,
     /// Layers computed here because the cloud did not send them in time.
     pub recomputed_count: usize,
     /// Why it did not.
@@ -74,6 +77,67 @@ impl FillingWatch {
     }
 }
 
+/// Whether a cloud prompt's keys and values are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// It will be known once they are complete.
+    Pending,
+    /// They are.
+    Kept,
+    /// They are not, and will not be.
+    NotKept,
+}
+
+/// Watches a cloud prompt being kept.
+#[derive(Clone, Debug)]
+pub struct KeepingWatch(watch::Receiver<Keeping>);
+
+impl KeepingWatch {
+    /// Whether it is kept.
+    pub fn now(&self) -> Keeping {
+        let told = *self.0.borrow();
+        match told {
+            // Whoever keeps it says so before it goes.
+            Keeping::Pending if self.0.has_changed().is_err() => Keeping::NotKept,
+            Keeping::Pending | Keeping::Kept | Keeping::NotKept => told,
+        }
+    }
+
+    /// Returns once there is nothing to wait for any more.
+    pub async fn ended(&mut self) -> Keeping {
+        // Without a word at the end it is not kept, which `now` says.
+        let _ = self.0.wait_for(|told| *told != Keeping::Pending).await;
+        self.now()
+    }
+}
+
+/// Where a segment is to be kept once it is complete, and as what.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    pub(crate) disk: Arc<DiskCache>,
+    pub(crate) info: SegmentInfo,
+}
+
+impl Keep {
+    fn keep(self, segment: &CloudSegment, bytes: OriginBytes) -> Keeping {
+        let layer_count = u64::from(self.info.geometry.layer_count());
+        let all_bytes = self.info.layer_bytes() as u64 * layer_count;
+        let is_there = bytes.of(KvOrigin::Disk) == all_bytes;
+        match is_there || self.disk.keep(self.info, segment) {
+            true => Keeping::Kept,
+            false => Keeping::NotKept,
+        }
+    }
+}
+
+/// A segment that is being filled.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) segment: CloudSegment,
+    pub(crate) filling: FillingWatch,
+    pub(crate) keeping: KeepingWatch,
+}
+
 /// Starts the threads.
 #[derive(Clone, Debug)]
 pub struct Filler {
@@ -97,27 +161,42 @@ impl Filler {
         &self.model
     }
 
-    /// Begins to fill a segment of `token_count` tokens. `None` if there is no thread for it.
+    /// How fast this node computes.
+    pub(crate) const fn speed(&self) -> PrefillSpeed {
+        self.speed
+    }
+
+    /// Begins to fill a segment of `token_count` tokens, which goes on when nobody waits for it.
+    /// `None` if there is no thread for it.
     pub(crate) async fn begin(
         &self,
         cloud: Cloud,
         token_count: usize,
-    ) -> Option<(CloudSegment, FillingWatch)> {
+        keep: Option<Keep>,
+    ) -> Option<Begun> {
         let patience = Patience::measured(self.speed, token_count, &self.model.config);
         let (tell, told) = watch::channel(Filling::Filling);
+        let (tell_kept, told_kept) = watch::channel(Keeping::Pending);
         let (hand_out, segment) = oneshot::channel();
         let filler = self.clone();
         let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
         let started = thread.spawn(move || {
-            let filled = filler.fill(cloud, patience, hand_out);
+            let (filled, segment) = filler.fill(cloud, patience, hand_out);
+            let bytes = filled.bytes;
             tell.send_replace(Filling::Filled(filled));
             filler.generator.wake();
+            let kept = keep.map_or(Keeping::NotKept, |keep| keep.keep(&segment, bytes));
+            tell_kept.send_replace(kept);
         });
         if let Err(error) = started {
             tracing::error!(%error, "no thread for a cloud prompt");
             return None;
         }
-        Some((segment.await.ok()?, FillingWatch(told)))
+        Some(Begun {
+            segment: segment.await.ok()?,
+            filling: FillingWatch(told),
+            keeping: KeepingWatch(told_kept),
+        })
     }
 
     fn fill(
@@ -125,7 +204,7 @@ impl Filler {
         cloud: Cloud,
         patience: Patience,
         hand_out: oneshot::Sender<CloudSegment>,
-    ) -> Filled {
+    ) -> (Filled, CloudSegment) {
         let waiter = Waiter {
             model: &self.model,
             asked_at: Instant::now(),
@@ -147,15 +226,16 @@ impl Filler {
                 self.generator.wake();
             }
         }
-        if layers.received_bytes > 0 {
+        if layers.bytes.received() > 0 {
             metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
                 .record(layers.timeline.transfer_time());
         }
         let recomputed = layers.recomputed();
-        Filled {
-            received_bytes: layers.received_bytes,
+        let filled = Filled {
+            bytes: layers.bytes,
             recomputed_count: recomputed.as_ref().map_or(0, |it| it.layer_count),
             loss: recomputed.map(|it| it.loss.detail),
-        }
+        };
+        (filled, layers.segment)
     }
 }

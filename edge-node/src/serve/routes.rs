@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::complete;
 use crate::serve::fields::Fields;
-use crate::serve::filling::Filling;
+use crate::serve::filling::{Filling, Keeping};
 use crate::serve::request::Endpoint;
 use crate::serve::segments::SharedPrompt;
 use crate::serve::server::App;
@@ -162,13 +162,18 @@ fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>)
         "token_count": prompt.tokens.len(),
         "layer_count": layers.layer_count(),
         "layers_here": layers.layer_count() - layers.missing().count(),
+        "source": prompt.origin().label(),
+        "on_disk": prompt.keeping.now() == Keeping::Kept,
     });
     match prompt.filling.now() {
         Filling::Filling => entry["state"] = "filling".into(),
         Filling::Broken => entry["state"] = "broken".into(),
         Filling::Filled(filled) => {
             entry["state"] = "filled".into();
-            entry["received_bytes"] = filled.received_bytes.into();
+            entry["received_bytes"] = filled.bytes.received().into();
+            for (origin, bytes) in filled.bytes.iter().filter(|(_, bytes)| *bytes > 0) {
+                entry["bytes"][origin.label()] = bytes.into();
+            }
             entry["recomputed_layers"] = filled.recomputed_count.into();
         }
     }

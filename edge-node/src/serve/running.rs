@@ -23,8 +23,9 @@ use crate::serve::connections::{CONNECTIONS_MAX, Connections};
 use crate::serve::filling::Filler;
 use crate::serve::generator::Generator;
 use crate::serve::routes::router;
-use crate::serve::segments::{CloudPrompts, PromptSource};
+use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{App, Capacity, Server};
+use crate::serve::sources::Sources;
 use crate::uplink::Uplink;
 
 /// Threads for sockets; what computes has threads of its own.
@@ -34,6 +35,9 @@ const ASYNC_THREADS: usize = 2;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the cloud may take to notice.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long segments may take to get on the disk at the end.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two attempts to fetch a prompt at the start: the first pause, and the longest.
 const PREFETCH_PAUSE: Duration = Duration::from_secs(1);
@@ -73,12 +77,16 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     for name in &server.prefetched {
         runtime.spawn(prefetch(server.prompts.clone(), name.clone()));
     }
+    if let Some(period) = args.revalidation_period() {
+        runtime.spawn(revalidate(server.prompts.clone(), period));
+    }
     say(format_args!("listening on http://{addr}\n"))?;
     runtime
         .block_on(told_to_stop())
         .map_err(Failure::of(Exit::Usage))?;
     drop(stop);
     runtime.block_on(end(serving, uplink));
+    runtime.block_on(server.prompts.settle(DISK_PATIENCE));
     Ok(())
 }
 
@@ -106,7 +114,8 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
             error,
         });
     }
-    let (source, uplink) = source(args, runtime, &model)?;
+    let sources = sources(args, runtime, &model)?;
+    let uplink = sources.cloud.clone();
     let speed = PrefillSpeed::measure(&model);
     let limits = capacity.engine_limits(args.max_num_seqs(), args.max_num_batched_tokens);
     let generator = Generator::start(Arc::clone(&model), limits);
@@ -128,7 +137,7 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
             .map_or(0, |since| since.as_secs()),
         capacity,
         generator,
-        prompts: CloudPrompts::new(source, filler, mib(args.cloud_kv_mib)),
+        prompts: CloudPrompts::new(sources, filler, mib(args.cloud_kv_mib)),
         prefetched: args.cloud_prompts.clone(),
         seam: args.seam(),
         was_ready: OnceLock::new(),
@@ -136,28 +145,34 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
     Ok((server, uplink))
 }
 
-fn source(
-    args: &ServeArgs,
-    runtime: &Runtime,
-    model: &Model,
-) -> Result<(PromptSource, Option<Uplink>), Failure> {
-    if args.local {
-        // Only what a memory holds depends on whose cloud it is.
-        let memory = match args.cloud_prompts.is_empty() {
-            true => args.identity().ok(),
-            false => Some(args.identity()?),
-        };
-        let memory = memory.and_then(|identity| args.memory.open(&identity, model));
-        return Ok((PromptSource::Memory(memory), None));
-    }
-    let identity = args.identity()?;
-    let memory = args.memory.open(&identity, model);
-    let uplink = runtime.block_on(link::uplink(&args.cloud.addr, &identity))?;
-    let source = PromptSource::Cloud {
-        uplink: uplink.clone(),
-        memory,
+fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources, Failure> {
+    let identity = match args.local && args.cloud_prompts.is_empty() {
+        // Only what is remembered depends on whose cloud it is.
+        true => args.identity().ok(),
+        false => Some(args.identity()?),
     };
-    Ok((source, Some(uplink)))
+    let Some(identity) = identity else {
+        return Ok(Sources::default());
+    };
+    let cloud = match args.local {
+        true => None,
+        false => Some(runtime.block_on(link::uplink(&args.cloud.addr, &identity))?),
+    };
+    Ok(Sources {
+        memory: args.memory.open(&identity, model),
+        disk: args.cache.open(&identity).map(Arc::new),
+        cloud,
+        ..Sources::default()
+    })
+}
+
+/// Asks the cloud now and then what the names in memory mean. When it does so depends on nobody's
+/// requests.
+async fn revalidate(prompts: CloudPrompts, period: Duration) {
+    loop {
+        sleep(period).await;
+        prompts.revalidate().await;
+    }
 }
 
 /// Brings a prompt before anybody asks for it, however often that must be tried.

@@ -5,19 +5,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use edgeprompt_engine::CloudSegment;
 use edgeprompt_kv::{KvDtype, PromptId, TokenId};
-use edgeprompt_protocol::{PromptName, PromptRef, Refusal};
-use edgeprompt_transport::FetchError;
+use edgeprompt_protocol::PromptName;
+use edgeprompt_segment_store::SegmentInfo;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::answer::Cloud;
-use crate::cloud_prompt::{CloudPrompt, CloudPromptError, Loss};
-use crate::remembered::{RememberedPrompt, RememberedPrompts};
-use crate::serve::filling::{Filler, Filling, FillingWatch};
+use crate::kv_origin::KvOrigin;
+use crate::serve::filling::{Filler, Filling, FillingWatch, Keep, KeepingWatch};
 use crate::serve::shelf::Shelf;
-use crate::uplink::Uplink;
+use crate::serve::sources::{Found, Sources};
 
 /// Prompts fetched at a time: names come from requests, and each is a task and a fetch.
 const FLIGHTS_MAX: usize = 32;
@@ -35,6 +35,34 @@ pub struct SharedPrompt {
     pub segment: CloudSegment,
     /// How far that is.
     pub filling: FillingWatch,
+    /// Whether they are on disk.
+    pub keeping: KeepingWatch,
+    /// Where they come from, as far as is known before they are here.
+    origin: KvOrigin,
+}
+
+impl SharedPrompt {
+    /// Where its keys and values came from for whoever got this: from memory if they were complete
+    /// then, else from where most of them came.
+    pub fn origin(&self) -> KvOrigin {
+        match (self.origin, self.filling.now()) {
+            (KvOrigin::Memory, _) => KvOrigin::Memory,
+            (origin, Filling::Filled(filled)) => filled.bytes.main().unwrap_or(origin),
+            (origin, Filling::Filling | Filling::Broken) => origin,
+        }
+    }
+
+    /// For somebody who comes later.
+    fn again(&self) -> Self {
+        let origin = match self.filling.now() {
+            Filling::Filled(_) => KvOrigin::Memory,
+            Filling::Filling | Filling::Broken => self.origin,
+        };
+        Self {
+            origin,
+            ..self.clone()
+        }
+    }
 }
 
 /// Why there is no cloud prompt.
@@ -64,20 +92,6 @@ pub enum SharedPromptError {
     Failed,
 }
 
-/// Where prompts come from.
-#[derive(Debug)]
-pub enum PromptSource {
-    /// A cloud, or what is remembered of it.
-    Cloud {
-        /// The way to it.
-        uplink: Uplink,
-        /// What it said before.
-        memory: Option<RememberedPrompts>,
-    },
-    /// Only what is remembered.
-    Memory(Option<RememberedPrompts>),
-}
-
 /// The prompts. Clones share them.
 #[derive(Clone, Debug)]
 pub struct CloudPrompts {
@@ -86,7 +100,7 @@ pub struct CloudPrompts {
 
 #[derive(Debug)]
 struct Shared {
-    source: PromptSource,
+    sources: Sources,
     filler: Filler,
     state: Mutex<State>,
 }
@@ -98,8 +112,6 @@ type Flight = watch::Receiver<Option<Landed>>;
 struct State {
     shelf: Shelf<SharedPrompt>,
     flights: HashMap<PromptName, Flight>,
-    /// Whether the last flight came from the cloud.
-    source_is_well: bool,
 }
 
 enum Lookup {
@@ -109,15 +121,14 @@ enum Lookup {
 
 impl CloudPrompts {
     /// No prompts yet, and room for `bytes_max` bytes of keys and values.
-    pub fn new(source: PromptSource, filler: Filler, bytes_max: u64) -> Self {
+    pub fn new(sources: Sources, filler: Filler, bytes_max: u64) -> Self {
         let state = State {
             shelf: Shelf::new(bytes_max),
             flights: HashMap::new(),
-            source_is_well: true,
         };
         Self {
             shared: Arc::new(Shared {
-                source,
+                sources,
                 filler,
                 state: Mutex::new(state),
             }),
@@ -148,6 +159,31 @@ impl CloudPrompts {
             .collect()
     }
 
+    /// Asks the cloud what the names here mean now, and brings what has changed. Answers under way
+    /// keep what they began with.
+    pub async fn revalidate(&self) {
+        let here = self.list();
+        let ids = here.iter().map(|(name, prompt)| (name.clone(), prompt.id));
+        for name in self.shared.sources.changed(ids.collect()).await {
+            tracing::info!(%name, "the cloud has changed a cloud prompt");
+            self.shared.state().shelf.remove(&name);
+            if let Err(error) = self.get(&name).await {
+                tracing::warn!(%name, %error, "a changed cloud prompt is not here yet");
+            }
+        }
+    }
+
+    /// Waits until the prompts here are on disk as well, where they are to be, within `patience`.
+    pub async fn settle(&self, patience: Duration) {
+        let kept = async {
+            for (_, mut prompt) in self.list() {
+                prompt.keeping.ended().await;
+            }
+        };
+        // What is not on disk is fetched again.
+        let _ = timeout(patience, kept).await;
+    }
+
     /// Whether the last prompt came from where prompts should come from, and all of its layers.
     pub fn source_is_well(&self) -> bool {
         let recomputed = |prompt: &SharedPrompt| match prompt.filling.now() {
@@ -156,14 +192,15 @@ impl CloudPrompts {
             Filling::Broken => true,
         };
         let state = self.shared.state();
-        state.source_is_well && !state.shelf.iter().any(|(_, prompt)| recomputed(prompt))
+        self.shared.sources.health.is_well()
+            && !state.shelf.iter().any(|(_, prompt)| recomputed(prompt))
     }
 
     fn look_up(&self, name: &PromptName) -> Result<Lookup, SharedPromptError> {
         let mut state = self.shared.state();
         if let Some(prompt) = state.shelf.get(name) {
             if prompt.filling.now() != Filling::Broken {
-                return Ok(Lookup::Here(prompt.clone()));
+                return Ok(Lookup::Here(prompt.again()));
             }
             state.shelf.remove(name);
         }
@@ -205,48 +242,29 @@ impl Shared {
     }
 
     async fn bring(&self, name: &PromptName) -> Landed {
-        match &self.source {
-            PromptSource::Memory(memory) => {
-                let recalled = self.recall(memory.as_ref(), name).await;
-                let recalled = recalled.ok_or(SharedPromptError::Unknown)?;
-                let tokens = recalled.tokens.clone();
-                self.fill(recalled, Cloud::Here { tokens }).await
-            }
-            PromptSource::Cloud { uplink, memory } => {
-                let model = self.filler.model();
-                let named = PromptRef::Named(name.clone());
-                let fetched = CloudPrompt::fetch(uplink, model, named).await;
-                self.state().source_is_well = fetched.is_ok();
-                match fetched {
-                    Ok(prompt) => {
-                        self.remember(memory.as_ref(), name, &prompt);
-                        let known = RememberedPrompt {
-                            tokens: prompt.manifest.tokens.clone(),
-                            text: prompt.manifest.text.clone(),
-                        };
-                        self.fill(known, Cloud::Arriving(prompt)).await
-                    }
-                    // The one answer that a memory must not contradict.
-                    Err(CloudPromptError::Fetch(FetchError::Refused(Refusal::UnknownPrompt {
-                        ..
-                    }))) => {
-                        self.state().source_is_well = true;
-                        Err(SharedPromptError::Unknown)
-                    }
-                    Err(error) => {
-                        tracing::warn!(%name, %error, "a cloud prompt was not fetched");
-                        let recalled = self.recall(memory.as_ref(), name).await;
-                        let recalled = recalled.ok_or(SharedPromptError::Unavailable)?;
-                        let cloud = unavailable(&recalled, error.loss());
-                        self.fill(recalled, cloud).await
-                    }
-                }
-            }
+        let found = self.sources.find(name, &self.filler).await?;
+        // Two names of one prompt share its memory.
+        if let Some(prompt) = self.same(&found.id) {
+            return Ok(prompt);
         }
+        self.fill(found).await
+    }
+
+    fn same(&self, id: &PromptId) -> Option<SharedPrompt> {
+        let state = self.state();
+        let mut same = state.shelf.iter().filter(|(_, prompt)| prompt.id == *id);
+        let (_, prompt) = same.find(|(_, prompt)| prompt.filling.now() != Filling::Broken)?;
+        Some(prompt.again())
     }
 
     /// Begins to fill a prompt whose tokens are known.
-    async fn fill(&self, known: RememberedPrompt, cloud: Cloud) -> Landed {
+    async fn fill(&self, found: Found) -> Landed {
+        let Found {
+            id,
+            known,
+            cloud,
+            origin,
+        } = found;
         let (bytes, bytes_max) = (
             self.bytes(known.tokens.len()),
             self.state().shelf.bytes_max(),
@@ -254,53 +272,36 @@ impl Shared {
         if bytes > bytes_max {
             return Err(SharedPromptError::TooLarge { bytes, bytes_max });
         }
-        let begun = self.filler.begin(cloud, known.tokens.len()).await;
-        let (segment, filling) = begun.ok_or(SharedPromptError::Failed)?;
+        let tokens: Arc<[TokenId]> = known.tokens.into();
+        let text: Option<Arc<str>> = known.text.map(Into::into);
+        let keep = self.sources.disk.clone().map(|disk| {
+            let model = self.filler.model();
+            let info = SegmentInfo {
+                model: model.digest,
+                geometry: model.geometry,
+                dtype: KvDtype::F32,
+                tokens: Arc::clone(&tokens),
+                text: text.clone(),
+            };
+            Keep { disk, info }
+        });
+        let begun = self.filler.begin(cloud, tokens.len(), keep).await;
+        let begun = begun.ok_or(SharedPromptError::Failed)?;
         Ok(SharedPrompt {
-            id: PromptId::of(&self.filler.model().digest, &known.tokens),
-            tokens: known.tokens.into(),
-            text: known.text.map(Into::into),
-            segment,
-            filling,
+            id,
+            tokens,
+            text,
+            segment: begun.segment,
+            filling: begun.filling,
+            keeping: begun.keeping,
+            origin,
         })
-    }
-
-    async fn recall(
-        &self,
-        memory: Option<&RememberedPrompts>,
-        name: &PromptName,
-    ) -> Option<RememberedPrompt> {
-        let (memory, name) = (memory?.clone(), name.clone());
-        let model = Arc::clone(self.filler.model());
-        let recalled = tokio::task::spawn_blocking(move || memory.recall(&name, &model));
-        // A thread that panicked has said so.
-        recalled.await.ok().flatten()
-    }
-
-    fn remember(
-        &self,
-        memory: Option<&RememberedPrompts>,
-        name: &PromptName,
-        prompt: &CloudPrompt,
-    ) {
-        let Some(memory) = memory.cloned() else {
-            return;
-        };
-        let (name, manifest) = (name.clone(), prompt.manifest.clone());
-        tokio::task::spawn_blocking(move || memory.keep_or_warn(&name, &manifest));
     }
 
     fn bytes(&self, token_count: usize) -> u64 {
         let geometry = &self.filler.model().geometry;
         let layer = geometry.layer_bytes(token_count, KvDtype::F32) as u64;
         layer.saturating_mul(u64::from(geometry.layer_count()))
-    }
-}
-
-fn unavailable(recalled: &RememberedPrompt, loss: Loss) -> Cloud {
-    Cloud::Unavailable {
-        tokens: recalled.tokens.clone(),
-        loss,
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use edgeprompt_telemetry::names;
 
+use crate::kv_origin::KvOrigin;
 use crate::serve::answering::FinishReason;
 
 /// Tokens of a prompt by where their keys and values come from.
@@ -35,6 +36,8 @@ pub(crate) struct Times {
     pub(crate) after_first: Duration,
     /// Tokens of the answer, an end token not among them.
     pub(crate) token_count: usize,
+    /// Where the cloud prompt's keys and values came from, if there was one.
+    pub(crate) kv_origin: Option<KvOrigin>,
 }
 
 impl Stopwatch {
@@ -68,8 +71,8 @@ impl Stopwatch {
         }
     }
 
-    /// The answer has ended.
-    pub(crate) fn stop(self, reason: FinishReason) -> Times {
+    /// The answer has ended; its cloud prompt came from `kv_origin`.
+    pub(crate) fn stop(self, reason: FinishReason, kv_origin: Option<KvOrigin>) -> Times {
         let first_at = self.first_at.unwrap_or(self.last_at);
         let PromptLens { cloud, private } = self.prompt;
         metrics::histogram!(names::EDGE_E2E_REQUEST_LATENCY_SECONDS)
@@ -79,11 +82,17 @@ impl Stopwatch {
         metrics::counter!(names::EDGE_GENERATION_TOKENS_TOTAL).increment(self.token_count as u64);
         metrics::counter!(names::EDGE_REQUEST_SUCCESS_TOTAL, names::FINISHED_REASON => reason.label())
             .increment(1);
+        if let Some(origin) = kv_origin {
+            let label = origin.label();
+            metrics::counter!(names::EDGE_KV_SOURCE_ANSWERS_TOTAL, names::SOURCE => label)
+                .increment(1);
+        }
         Times {
             prompt: self.prompt,
             until_first: first_at - self.asked_at,
             after_first: self.last_at - first_at,
             token_count: self.token_count,
+            kv_origin,
         }
     }
 }

@@ -36,6 +36,7 @@ impl Edge {
             .arg(cluster.dir.path().join("edge"))
             .args(args)
             .env("EDGE_REMEMBERED", cluster.remembered())
+            .env("EDGE_CACHE_DIR", cluster.cache())
             .env("RUST_LOG", "trace")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -77,7 +78,7 @@ impl Edge {
         (ids.collect(), text.collect())
     }
 
-    /// A metric without labels, 0 if it was never recorded.
+    /// A metric without labels, or with those that are given; 0 if it was never recorded.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let mut values = text
@@ -90,6 +91,15 @@ impl Edge {
     pub(crate) fn wait_until_ready(&self) {
         self.wait_until("a complete cloud prompt", || {
             self.get("/readyz").status == 200
+        });
+    }
+
+    /// Waits until the cloud prompts in memory are on disk as well.
+    pub(crate) fn wait_until_on_disk(&self) {
+        self.wait_until("cloud prompt on disk", || {
+            let listed = self.get("/v1/cloud-prompts").json();
+            let listed = listed["data"].as_array().unwrap();
+            !listed.is_empty() && listed.iter().all(|prompt| prompt["on_disk"] == true)
         });
     }
 

@@ -4,6 +4,7 @@
 
 mod edge;
 mod http;
+mod sources;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod support;
@@ -312,11 +313,8 @@ fn what_is_remembered_is_served_without_a_cloud() {
     drop(first);
     cluster.kill_cloud();
     for (name, args) in [("orphan", vec![]), ("local", vec!["--local"])] {
-        let edge = Edge::start(
-            &cluster,
-            name,
-            &[&args[..], &["--cloud-prompt", "desk"]].concat(),
-        );
+        let more = ["--cloud-prompt", "desk", "--no-disk-cache"];
+        let edge = Edge::start(&cluster, name, &[&args[..], &more].concat());
         assert_eq!(edge.streamed(&guest(0), &nothing()), answer, "{name}");
         assert_eq!(edge.metric("edge_kv_bytes_received_total"), 0.0);
     }

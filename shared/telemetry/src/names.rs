@@ -45,6 +45,12 @@ pub const EDGE_KV_LAYER_WAIT_SECONDS: &str = "edge_kv_layer_wait_seconds";
 pub const EDGE_KV_XFER_TIME_SECONDS: &str = "edge_kv_xfer_time_seconds";
 /// Counter: bytes of keys and values received, framing not included.
 pub const EDGE_KV_BYTES_RECEIVED_TOTAL: &str = "edge_kv_bytes_received_total";
+/// Counter, by [`SOURCE`]: bytes of keys and values of cloud prompts that were brought into memory.
+pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
+/// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
+pub const EDGE_KV_SOURCE_ANSWERS_TOTAL: &str = "edge_kv_source_answers_total";
+/// Counter, by [`REASON`]: segments that the disk cache could not read or keep.
+pub const EDGE_KV_DISK_FAILED_TOTAL: &str = "edge_kv_disk_failed_total";
 /// Counter, by [`REASON`]: layers of a cloud prompt that the edge computed itself.
 pub const EDGE_KV_LAYERS_RECOMPUTED_TOTAL: &str = "edge_kv_layers_recomputed_total";
 /// Counter, by [`REASON`]: transfers of keys and values that ended without all their layers.
@@ -52,6 +58,8 @@ pub const EDGE_KV_XFER_FAILED_TOTAL: &str = "edge_kv_xfer_failed_total";
 
 /// The label of the counters that are split by cause. Its values are a closed set of short words.
 pub const REASON: &str = "reason";
+/// The label of where keys and values came from: memory, disk, peer, cloud or local.
+pub const SOURCE: &str = "source";
 /// The label of why an answer ended, in OpenAI's words.
 pub const FINISHED_REASON: &str = "finished_reason";
 
@@ -198,6 +206,21 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_BYTES_RECEIVED_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values received, framing not included.",
+    ),
+    counter(
+        EDGE_KV_SOURCE_BYTES_TOTAL,
+        Unit::Bytes,
+        "Bytes of keys and values of cloud prompts that were brought into memory, by source.",
+    ),
+    counter(
+        EDGE_KV_SOURCE_ANSWERS_TOTAL,
+        Unit::Count,
+        "Answers on a cloud prompt, by where its keys and values came from.",
+    ),
+    counter(
+        EDGE_KV_DISK_FAILED_TOTAL,
+        Unit::Count,
+        "Segments that the disk cache could not read or keep, by reason.",
     ),
     counter(
         EDGE_KV_LAYERS_RECOMPUTED_TOTAL,

@@ -64,8 +64,11 @@ impl World {
         let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
         let speed = PrefillSpeed::new(Duration::from_millis(1), 1);
         let filler = Filler::new(Arc::clone(&self.model), generator, speed);
-        let source = PromptSource::Memory(Some(self.memory.clone()));
-        CloudPrompts::new(source, filler, bytes_max)
+        let sources = Sources {
+            memory: Some(self.memory.clone()),
+            ..Sources::default()
+        };
+        CloudPrompts::new(sources, filler, bytes_max)
     }
 
     /// The tiny model's keys and values: 6 layers, 2 heads of 8, twice, 4 bytes each.

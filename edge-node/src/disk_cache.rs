@@ -1,0 +1,188 @@
+//! The keys and values of cloud prompts on this edge's disk. A disk that fails costs a fetch, never an
+//! answer: every failure is counted, and the first one of writing is a warning.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use clap::Args;
+use edgeprompt_engine::{CloudSegment, layer_from_view};
+use edgeprompt_kv::{KvDtype, LayerIndex, PromptId};
+use edgeprompt_launch::xdg_dir;
+use edgeprompt_segment_store::{
+    OpenError, SegmentFolder, SegmentInfo, SegmentReader, SegmentStore, WriteError,
+};
+use edgeprompt_telemetry::names;
+use edgeprompt_transport::EdgeIdentity;
+
+/// Where keys and values are kept, and how many.
+#[derive(Args, Clone, Debug)]
+pub struct CacheFolderArgs {
+    /// Folder where the keys and values of cloud prompts are kept [default: the XDG cache folder]
+    #[arg(long, value_name = "DIR", env = "EDGE_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Disk for the keys and values of cloud prompts, in MiB; the ones unused for longest go first,
+    /// and 0 keeps none
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 4096,
+        env = "EDGE_CACHE_MIB"
+    )]
+    cache_mib: u32,
+}
+
+/// Whether and where they are kept.
+#[derive(Args, Clone, Debug)]
+pub struct CacheArgs {
+    #[command(flatten)]
+    folder: CacheFolderArgs,
+    /// Keep no keys and values on disk, and use none
+    #[arg(long, env = "EDGE_NO_DISK_CACHE")]
+    no_disk_cache: bool,
+}
+
+impl CacheFolderArgs {
+    /// The folder, unless this machine has none.
+    pub(crate) fn folder(&self) -> Option<SegmentFolder> {
+        let given = self.cache_dir.clone();
+        let root = given.or_else(|| xdg_dir("XDG_CACHE_HOME", ".cache"))?;
+        Some(SegmentFolder::new(root.join("segments")))
+    }
+
+    /// Bytes of all segments together.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        u64::from(self.cache_mib) << 20
+    }
+}
+
+impl CacheArgs {
+    /// The cache of an edge; `None` if it is to keep nothing, or has no folder to keep it in.
+    pub fn open(&self, identity: &EdgeIdentity) -> Option<DiskCache> {
+        if self.no_disk_cache || self.folder.cache_mib == 0 {
+            return None;
+        }
+        let folder = self.folder.folder()?;
+        let domain = identity.trust_domain();
+        Some(DiskCache::new(&folder, &domain, self.folder.bytes_max()))
+    }
+}
+
+/// Why a segment was not read or written: the label of a metric.
+#[derive(Clone, Copy, Debug)]
+enum Failed {
+    Damaged,
+    Unreadable,
+    Unwritable,
+    NoRoom,
+}
+
+impl Failed {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Unreadable => "unreadable",
+            Self::Unwritable => "unwritable",
+            Self::NoRoom => "no_room",
+        }
+    }
+
+    fn count(self) {
+        metrics::counter!(names::EDGE_KV_DISK_FAILED_TOTAL, names::REASON => self.label())
+            .increment(1);
+    }
+}
+
+/// The segments of one trust domain on disk.
+#[derive(Debug)]
+pub struct DiskCache {
+    store: SegmentStore,
+    root: PathBuf,
+    warned: AtomicBool,
+}
+
+impl DiskCache {
+    /// The segments of `domain` under a folder, which is tidied up.
+    pub fn new(folder: &SegmentFolder, domain: &str, bytes_max: u64) -> Self {
+        folder.tidy_up(SystemTime::now());
+        Self {
+            store: folder.domain(domain, bytes_max),
+            root: folder.root().to_owned(),
+            warned: AtomicBool::new(false),
+        }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The segment of a prompt, its layers still to be verified. A damaged file is put aside.
+    pub fn open(&self, id: &PromptId) -> Option<SegmentReader<File>> {
+        match self.store.open(id, SystemTime::now()) {
+            Ok(found) => found,
+            Err(error @ OpenError::Damaged { .. }) => {
+                self.put_aside(id, &error);
+                None
+            }
+            Err(error @ OpenError::Io { .. }) => {
+                self.warn_once(Failed::Unreadable, &error);
+                None
+            }
+        }
+    }
+
+    /// Puts a damaged file aside and says so.
+    pub fn put_aside(&self, id: &PromptId, problem: &dyn Display) {
+        Failed::Damaged.count();
+        let prompt = id.short();
+        tracing::warn!(prompt, %problem, "a cloud prompt in the disk cache was put aside");
+        self.store.quarantine(id);
+    }
+
+    /// Keeps a complete segment. Says whether it is kept now.
+    pub fn keep(&self, info: SegmentInfo, segment: &CloudSegment) -> bool {
+        match self.write(info, segment) {
+            Ok(()) => true,
+            Err(error @ WriteError::NoRoom { .. }) => {
+                self.warn_once(Failed::NoRoom, &error);
+                false
+            }
+            Err(error @ (WriteError::Io { .. } | WriteError::Encode(_))) => {
+                self.warn_once(Failed::Unwritable, &error);
+                false
+            }
+        }
+    }
+
+    fn write(&self, info: SegmentInfo, segment: &CloudSegment) -> Result<(), WriteError> {
+        let geometry = info.geometry;
+        let mut new = self.store.begin(info)?;
+        for layer in (0..geometry.layer_count()).map(LayerIndex) {
+            // A layer that is missing or of another shape leaves the segment incomplete, which
+            // `commit` refuses.
+            let Some(view) = segment.layers.get(layer) else {
+                break;
+            };
+            let Ok(kv) = layer_from_view(view, &geometry, KvDtype::F32) else {
+                break;
+            };
+            new.layer(&kv)?;
+        }
+        new.commit(SystemTime::now())
+    }
+
+    /// A full or unwritable disk stays so for a while: one warning is enough.
+    fn warn_once(&self, failed: Failed, error: &dyn Display) {
+        failed.count();
+        match self.warned.swap(true, Ordering::Relaxed) {
+            false => tracing::warn!(
+                %error,
+                "the disk cache fails; cloud prompts are fetched again after a restart"
+            ),
+            true => tracing::debug!(%error, "the disk cache fails"),
+        }
+    }
+}

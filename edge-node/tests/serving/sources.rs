@@ -1,0 +1,146 @@
+//! Where a server's cloud prompts come from: memory, the disk after a restart, the cloud when the disk
+//! fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cluster;
+use crate::edge::{Edge, completion};
+use crate::support::Cluster;
+use crate::{guest, nothing};
+
+/// The files of a folder below a cache.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The one segment that the edge of a cluster keeps.
+fn segment(cluster: &Cluster) -> PathBuf {
+    let segments = cluster.cache().join("segments");
+    let domains = files(&segments).into_iter();
+    let domains = domains.filter(|path| path.file_name().unwrap() != "quarantine");
+    let kept: Vec<_> = domains.flat_map(|domain| files(&domain)).collect();
+    let [file] = &kept[..] else {
+        panic!("{kept:?}")
+    };
+    file.clone()
+}
+
+/// A cluster whose edge has answered, kept the prompt and gone; and the answer.
+fn restarted() -> (Cluster, (Vec<u64>, String)) {
+    let cluster = cluster();
+    let mut edge = Edge::start(&cluster, "first", &["--cloud-prompt", "desk"]);
+    let answer = edge.streamed(&guest(0), &nothing());
+    edge.wait_until_on_disk();
+    assert!(edge.terminate().success());
+    (cluster, answer)
+}
+
+/// Where an answer's keys and values came from, and its token ids.
+fn asked(edge: &Edge) -> (String, Vec<u64>) {
+    let body = completion(&guest(0), &json!({"cloud_prompt": "desk"}));
+    let answer = edge.post("/v1/completions", &body).json();
+    let source = answer["timings"]["kv_source"].as_str().unwrap().to_owned();
+    let ids = answer["choices"][0]["token_ids"].as_array().unwrap();
+    (source, ids.iter().map(|id| id.as_u64().unwrap()).collect())
+}
+
+fn disk_failures(edge: &Edge, reason: &str) -> f64 {
+    edge.metric(&format!("edge_kv_disk_failed_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn after_a_restart_the_cloud_is_sent_nothing() {
+    let (cluster, answer) = restarted();
+    let admitted = |cluster: &Cluster| cluster.cloud_log().matches("edge admitted").count();
+    let before = admitted(&cluster);
+    let edge = Edge::start(&cluster, "second", &[]);
+    assert_eq!(asked(&edge), ("disk".to_owned(), answer.0.clone()));
+    assert_eq!(asked(&edge), ("memory".to_owned(), answer.0));
+    assert_eq!(edge.metric("edge_kv_bytes_received_total"), 0.0);
+    // No link was made, so not a byte was sent.
+    assert_eq!(admitted(&cluster), before);
+    let listed = &edge.get("/v1/cloud-prompts").json()["data"][0];
+    assert_eq!(
+        (&listed["source"], &listed["on_disk"]),
+        (&json!("disk"), &json!(true))
+    );
+    let bytes = edge.metric("edge_kv_source_bytes_total{source=\"disk\"}");
+    assert_eq!(listed["bytes"], json!({"disk": bytes as u64}));
+    for source in ["disk", "memory"] {
+        let name = format!("edge_kv_source_answers_total{{source=\"{source}\"}}");
+        assert_eq!(edge.metric(&name), 1.0);
+    }
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_fetched_again() {
+    let (cluster, answer) = restarted();
+    let file = segment(&cluster);
+    let mut bytes = fs::read(&file).unwrap();
+    // In the last layer: the ones before it are used.
+    let at = bytes.len() - 40;
+    bytes[at] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let edge = Edge::start(&cluster, "second", &[]);
+    assert_eq!(asked(&edge).1, answer.0);
+    assert_eq!(disk_failures(&edge, "damaged"), 1.0);
+    assert_eq!(edge.log().matches("was put aside").count(), 1);
+    let listed = &edge.get("/v1/cloud-prompts").json()["data"][0];
+    assert!(listed["bytes"]["cloud"].as_u64().unwrap() > 0, "{listed}");
+    assert_eq!(listed["recomputed_layers"], 0);
+    edge.wait_until_on_disk();
+    let quarantine = cluster.cache().join("segments/quarantine");
+    assert_eq!(files(&quarantine).len(), 1);
+    drop(edge);
+    let edge = Edge::start(&cluster, "third", &[]);
+    assert_eq!(asked(&edge), ("disk".to_owned(), answer.0));
+}
+
+#[test]
+fn a_cut_file_and_no_cloud_are_no_failure() {
+    let (mut cluster, answer) = restarted();
+    cluster.kill_cloud();
+    let file = segment(&cluster);
+    let half = fs::metadata(&file).unwrap().len() / 2;
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(half)
+        .unwrap();
+    let edge = Edge::start(&cluster, "second", &[]);
+    assert_eq!(asked(&edge), ("local".to_owned(), answer.0));
+    assert_eq!(disk_failures(&edge, "damaged"), 1.0);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_one_warning() {
+    let (cluster, answer) = restarted();
+    let in_the_way = cluster.dir.path().join("file");
+    fs::write(&in_the_way, "").unwrap();
+    let edge = Edge::start(
+        &cluster,
+        "unwritable",
+        &["--cache-dir", in_the_way.to_str().unwrap()],
+    );
+    assert_eq!(asked(&edge).1, answer.0);
+    // The edge is at work on the next one when the first has failed to be kept.
+    let other = completion("lo", &json!({"cloud_prompt": "cut"}));
+    assert_eq!(edge.post("/v1/completions", &other).status, 200);
+    assert_eq!(edge.log().matches("the disk cache fails;").count(), 1);
+    assert!(disk_failures(&edge, "unreadable") > 0.0);
+}
+
+#[test]
+fn a_cache_without_room_is_no_failure() {
+    let (cluster, answer) = restarted();
+    let long = "The ruby plan costs nine crowns. ".repeat(2);
+    fs::remove_dir_all(cluster.cache()).unwrap();
+    let edge = Edge::start(&cluster, "small", &["--no-disk-cache"]);
+    assert_eq!(asked(&edge).1, answer.0, "{long}");
+    assert!(!cluster.cache().exists());
+}
