@@ -9,6 +9,7 @@ pub mod demo;
 pub mod disk_cache;
 pub mod fetch_plan;
 mod forwarding;
+pub mod kv;
 pub mod kv_origin;
 pub mod layer_bar;
 pub mod link;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, audit, demo, prompts, serve};
+use edge_node::{ask, audit, demo, kv, prompts, serve};
 use edgeprompt_launch::{Exit, Failure, LogArgs, identity_dir, say};
 use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{EdgeIdentity, JoinToken};
@@ -32,6 +32,9 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// List the prompts that a cloud serves by name
     Prompts(prompts::PromptsArgs),
+    /// Look after the keys and values of cloud prompts in this edge's disk cache
+    #[command(subcommand)]
+    Kv(kv::KvCommand),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
     Audit(Box<audit::AuditArgs>),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Prompts(args) => prompts::run(&args),
+        Command::Kv(command) => kv::run(&command),
         Command::Audit(args) => audit::run(&args),
     };
     match done {

@@ -56,6 +56,19 @@ impl MemoryArgs {
         let trust_domain = identity.trust_domain();
         Some(RememberedPrompts::new(&root, &trust_domain, model.digest))
     }
+
+    /// Every name that is remembered, whatever cloud and model it is of, and what it means.
+    pub(crate) fn names(&self) -> Vec<(PromptName, PromptId)> {
+        let root = self.remembered.clone().or_else(default_dir);
+        let root = root.filter(|_| !self.no_remembered);
+        let files = root.map(|root| files_of(&root)).unwrap_or_default();
+        let named = files.into_iter().filter_map(|file| {
+            let entry: Entry = serde_json::from_slice(&read(&file.path).ok()?).ok()?;
+            let id = PromptId::of(&entry.model.parse().ok()?, &entry.tokens);
+            Some((entry.name, id))
+        });
+        named.collect()
+    }
 }
 
 /// A prompt could not be remembered.

@@ -11,6 +11,8 @@ mod connections;
 mod fields;
 pub mod filling;
 pub mod generator;
+pub mod neighbourly;
+pub mod neighbours;
 mod prompting;
 mod request;
 mod routes;

@@ -1,4 +1,4 @@
-//! This edge's way to its cloud: one link at a time, made again when it is gone, closed when no
+//! This edge's way to its cloud, or to a neighbour edge: one link at a time, made again when it is gone, closed when no
 //! fetch needs it.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,9 +15,11 @@ use edgeprompt_transport::{
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Links to one cloud. Clones share the link.
+/// Links to one cloud, or to one neighbour, which is asked as if it were a cloud. Clones share the
+/// link.
 #[derive(Clone, Debug)]
 pub struct Uplink {
+    origin: KvOrigin,
     /// Ways to reach the cloud, tried in turn.
     routes: Arc<[Route]>,
     sent: SentMessages,
@@ -51,15 +53,37 @@ impl Uplink {
         identity: &EdgeIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
+        let bind = |addr| EdgeEndpoint::bind(addr, identity, config);
+        Self::over(KvOrigin::Cloud, addrs, bind)
+    }
+
+    /// A way to the neighbour edge at any of `addrs`; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn to_neighbour(
+        addrs: &[SocketAddr],
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let bind = |addr| EdgeEndpoint::bind_for_neighbours(addr, identity, config);
+        Self::over(KvOrigin::Peer, addrs, bind)
+    }
+
+    fn over(
+        origin: KvOrigin,
+        addrs: &[SocketAddr],
+        bind: impl Fn(SocketAddr) -> Result<EdgeEndpoint, BindError>,
+    ) -> Result<Self, BindError> {
         let route = |addr: &SocketAddr| -> Result<Route, BindError> {
-            let endpoint = EdgeEndpoint::bind(any_port(*addr), identity, config)?;
             Ok(Route {
-                endpoint,
+                endpoint: bind(any_port(*addr))?,
                 addr: *addr,
             })
         };
         let routes = addrs.iter().map(route).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
+            origin,
             routes: routes.into(),
             sent: SentMessages::new(),
             state: Arc::default(),
@@ -116,7 +140,7 @@ impl Uplink {
 
     /// What layers that come this way are said to come from.
     pub(crate) const fn origin(&self) -> KvOrigin {
-        KvOrigin::Cloud
+        self.origin
     }
 
     /// What was sent to the cloud, in plaintext.

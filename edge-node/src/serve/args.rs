@@ -15,6 +15,7 @@ use crate::disk_cache::CacheArgs;
 use crate::link::CloudArgs;
 use crate::remembered::MemoryArgs;
 use crate::serve::access::Callers;
+use crate::serve::neighbours::NeighbourArgs;
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
 
@@ -32,6 +33,8 @@ pub struct ServeArgs {
     pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) neighbours: NeighbourArgs,
     /// Ask the cloud every so many seconds what the names of cloud prompts mean now; 0 never asks
     #[arg(
         long,

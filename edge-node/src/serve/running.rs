@@ -9,6 +9,7 @@ use edgeprompt_launch::{Exit, Failure, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::PromptName;
 use edgeprompt_telemetry::exporter;
+use edgeprompt_transport::{CloudEndpoint, LinkConfig};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -22,6 +23,7 @@ use crate::serve::args::{ServeArgs, mib};
 use crate::serve::connections::{CONNECTIONS_MAX, Connections};
 use crate::serve::filling::Filler;
 use crate::serve::generator::Generator;
+use crate::serve::neighbourly::Neighbourly;
 use crate::serve::routes::router;
 use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{App, Capacity, Server};
@@ -80,11 +82,15 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(period) = args.revalidation_period() {
         runtime.spawn(revalidate(server.prompts.clone(), period));
     }
+    let neighbourly = be_neighbourly(args, &runtime, server)?;
     say(format_args!("listening on http://{addr}\n"))?;
     runtime
         .block_on(told_to_stop())
         .map_err(Failure::of(Exit::Usage))?;
     drop(stop);
+    if let Some(neighbourly) = neighbourly {
+        neighbourly.abort();
+    }
     runtime.block_on(end(serving, uplink));
     runtime.block_on(server.prompts.settle(DISK_PATIENCE));
     Ok(())
@@ -146,10 +152,11 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
 }
 
 fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources, Failure> {
-    let identity = match args.local && args.cloud_prompts.is_empty() {
+    let needs_identity = !args.local || !args.cloud_prompts.is_empty() || args.neighbours.is_used();
+    let identity = match needs_identity {
+        true => Some(args.identity()?),
         // Only what is remembered depends on whose cloud it is.
-        true => args.identity().ok(),
-        false => Some(args.identity()?),
+        false => args.identity().ok(),
     };
     let Some(identity) = identity else {
         return Ok(Sources::default());
@@ -161,9 +168,32 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
     Ok(Sources {
         memory: args.memory.open(&identity, model),
         disk: args.cache.open(&identity).map(Arc::new),
+        neighbours: runtime.block_on(args.neighbours.open(&identity))?,
         cloud,
         ..Sources::default()
     })
+}
+
+/// Lets neighbours have the cloud prompts that are here, if that is asked for.
+fn be_neighbourly(
+    args: &ServeArgs,
+    runtime: &Runtime,
+    server: &Server,
+) -> Result<Option<JoinHandle<()>>, Failure> {
+    let Some(addr) = args.neighbours.peer_listen else {
+        return Ok(None);
+    };
+    let identity = args.identity()?;
+    let _in_runtime = runtime.enter();
+    let endpoint = CloudEndpoint::bind_for_neighbours(addr, &identity, LinkConfig::default());
+    let endpoint = endpoint
+        .with_context(|| format!("--peer-listen {addr}"))
+        .map_err(Failure::of(Exit::Usage))?;
+    let addr = endpoint.local_addr().map_err(Failure::of(Exit::Usage))?;
+    say(format_args!("listening for neighbours on {addr}\n"))?;
+    let disk = server.prompts.disk();
+    let neighbourly = Neighbourly::new(Arc::clone(&server.model), server.prompts.clone(), disk);
+    Ok(Some(runtime.spawn(neighbourly.run(endpoint))))
 }
 
 /// Asks the cloud now and then what the names in memory mean. When it does so depends on nobody's

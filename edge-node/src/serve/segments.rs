@@ -14,6 +14,7 @@ use edgeprompt_segment_store::SegmentInfo;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
 use crate::serve::filling::{Filler, Filling, FillingWatch, Keep, KeepingWatch};
 use crate::serve::shelf::Shelf;
@@ -157,6 +158,11 @@ impl CloudPrompts {
         let kept = state.shelf.iter();
         kept.map(|(name, prompt)| (name.clone(), prompt.clone()))
             .collect()
+    }
+
+    /// Where the prompts are kept on disk, if they are.
+    pub(crate) fn disk(&self) -> Option<Arc<DiskCache>> {
+        self.shared.sources.disk.clone()
     }
 
     /// Asks the cloud what the names here mean now, and brings what has changed. Answers under way

@@ -21,6 +21,7 @@ use crate::kv_origin::KvOrigin;
 use crate::planner::Planner;
 use crate::remembered::{RememberedPrompt, RememberedPrompts};
 use crate::serve::filling::Filler;
+use crate::serve::neighbours::Neighbours;
 use crate::serve::segments::SharedPromptError;
 use crate::uplink::Uplink;
 
@@ -31,6 +32,8 @@ pub struct Sources {
     pub memory: Option<RememberedPrompts>,
     /// This disk.
     pub disk: Option<Arc<DiskCache>>,
+    /// Other edges.
+    pub neighbours: Neighbours,
     /// The cloud.
     pub cloud: Option<Uplink>,
     /// How the cloud was when it was last asked.
@@ -105,10 +108,12 @@ impl Sources {
             }
             return self.plan(name, known, filler).await;
         }
+        let named = PromptRef::Named(name.clone());
         let Some(cloud) = &self.cloud else {
-            return Err(SharedPromptError::Unknown);
+            let found = self.neighbours.fetch(model, &named, &[]).await;
+            return found.map(Found::arriving).ok_or(SharedPromptError::Unknown);
         };
-        if self.disk.is_some() {
+        if self.disk.is_some() || !self.neighbours.is_empty() {
             // A list is a few bytes; perhaps nothing else need come.
             if let Ok(id) = id_of(cloud, name).await {
                 self.health.answered();
@@ -119,8 +124,7 @@ impl Sources {
                 }
             }
         }
-        let named = PromptRef::Named(name.clone());
-        match CloudPrompt::fetch(cloud, model, named).await {
+        match CloudPrompt::fetch(cloud, model, named.clone()).await {
             Ok(prompt) => {
                 self.health.answered();
                 let found = Found::arriving(prompt);
@@ -129,20 +133,30 @@ impl Sources {
             }
             Err(error) => {
                 self.check_refusal(name, &error)?;
-                Err(SharedPromptError::Unavailable)
+                // What a neighbour means by a name is not remembered: only the cloud's word is.
+                let found = self.neighbours.fetch(model, &named, &[]).await;
+                found
+                    .map(Found::arriving)
+                    .ok_or(SharedPromptError::Unavailable)
             }
         }
     }
 
     /// A prompt that need not come from the cloud.
     async fn nearby(&self, id: &PromptId, model: &Arc<Model>) -> Option<Found> {
-        self.on_disk(id, model).await
+        if let Some(found) = self.on_disk(id, model).await {
+            return Some(found);
+        }
+        let (prompt, cloud) = (PromptRef::Id(*id), self.cloud.as_slice());
+        let fetched = self.neighbours.fetch(model, &prompt, cloud).await;
+        fetched.map(Found::arriving)
     }
 
     async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Found> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let reader = self.open(Arc::clone(&disk), *id).await?;
-        let others: Vec<_> = self.cloud.iter().cloned().collect();
+        let others = self.neighbours.uplinks().chain(&self.cloud);
+        let others: Vec<_> = others.cloned().collect();
         match CloudPrompt::of_disk((Arc::clone(&disk), reader), model, &others) {
             Ok(prompt) => Some(Found::arriving(prompt)),
             Err(problem) => {

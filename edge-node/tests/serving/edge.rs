@@ -18,8 +18,15 @@ pub(crate) fn demo_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/model/demo")
 }
 
+/// Where the edges of a cluster keep the keys and values of cloud prompts.
+pub(crate) fn cache(cluster: &Cluster) -> PathBuf {
+    cluster.dir.path().join("cache")
+}
+
 pub(crate) struct Edge {
     pub(crate) addr: String,
+    /// Where neighbours may ask, if they may.
+    pub(crate) peer_addr: Option<String>,
     log: PathBuf,
     process: Child,
 }
@@ -27,16 +34,25 @@ pub(crate) struct Edge {
 impl Edge {
     /// Serves on the cloud of `cluster`; logs everything.
     pub(crate) fn start(cluster: &Cluster, name: &str, args: &[&str]) -> Self {
+        Self::start_as(cluster, "edge", (name, args))
+    }
+
+    /// As another edge that has joined.
+    pub(crate) fn start_as(
+        cluster: &Cluster,
+        identity: &str,
+        (name, args): (&str, &[&str]),
+    ) -> Self {
         let log = cluster.dir.path().join(format!("{name}.log"));
         let mut process = Command::new(edge_node())
             .arg("serve")
             .arg("--model")
             .arg(demo_model())
             .args(["--port", "0", "--cloud", &cluster.addr, "--identity"])
-            .arg(cluster.dir.path().join("edge"))
+            .arg(cluster.dir.path().join(identity))
             .args(args)
-            .env("EDGE_REMEMBERED", cluster.remembered())
-            .env("EDGE_CACHE_DIR", cluster.cache())
+            .env("EDGE_REMEMBERED", cluster.remembered().join(identity))
+            .env("EDGE_CACHE_DIR", cache(cluster).join(identity))
             .env("RUST_LOG", "trace")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -44,11 +60,22 @@ impl Edge {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let addr = lines
-            .map(Result::unwrap)
-            .find_map(|line| line.strip_prefix("listening on http://").map(str::to_owned));
+        let (mut addr, mut peer_addr) = (None, None);
+        for line in lines.map(Result::unwrap) {
+            let after = |prefix: &str| line.strip_prefix(prefix).map(str::to_owned);
+            peer_addr = peer_addr.or_else(|| after("listening for neighbours on "));
+            addr = after("listening on http://");
+            if addr.is_some() {
+                break;
+            }
+        }
         let addr = addr.unwrap_or_else(|| panic!("{}", std::fs::read_to_string(&log).unwrap()));
-        Self { addr, log, process }
+        Self {
+            addr,
+            peer_addr,
+            log,
+            process,
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster;
-use crate::edge::{Edge, completion};
-use crate::support::Cluster;
+use crate::edge::{Edge, cache, completion};
+use crate::support::{Cluster, edge_node, run, stderr, stdout};
 use crate::{guest, nothing};
 
 /// The files of a folder below a cache.
@@ -19,7 +20,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// The one segment that the edge of a cluster keeps.
 fn segment(cluster: &Cluster) -> PathBuf {
-    let segments = cluster.cache().join("segments");
+    let segments = cache(cluster).join("edge/segments");
     let domains = files(&segments).into_iter();
     let domains = domains.filter(|path| path.file_name().unwrap() != "quarantine");
     let kept: Vec<_> = domains.flat_map(|domain| files(&domain)).collect();
@@ -93,7 +94,7 @@ fn a_damaged_file_is_put_aside_and_fetched_again() {
     assert!(listed["bytes"]["cloud"].as_u64().unwrap() > 0, "{listed}");
     assert_eq!(listed["recomputed_layers"], 0);
     edge.wait_until_on_disk();
-    let quarantine = cluster.cache().join("segments/quarantine");
+    let quarantine = cache(&cluster).join("edge/segments/quarantine");
     assert_eq!(files(&quarantine).len(), 1);
     drop(edge);
     let edge = Edge::start(&cluster, "third", &[]);
@@ -136,11 +137,100 @@ fn a_cache_that_cannot_be_written_costs_one_warning() {
 }
 
 #[test]
-fn a_cache_without_room_is_no_failure() {
+fn a_server_told_to_keep_nothing_keeps_nothing() {
     let (cluster, answer) = restarted();
-    let long = "The ruby plan costs nine crowns. ".repeat(2);
-    fs::remove_dir_all(cluster.cache()).unwrap();
-    let edge = Edge::start(&cluster, "small", &["--no-disk-cache"]);
-    assert_eq!(asked(&edge).1, answer.0, "{long}");
-    assert!(!cluster.cache().exists());
+    fs::remove_dir_all(cache(&cluster)).unwrap();
+    for (name, args) in [
+        ("no", vec!["--no-disk-cache"]),
+        ("zero", vec!["--cache-mib", "0"]),
+    ] {
+        let edge = Edge::start(&cluster, name, &args);
+        assert_eq!(asked(&edge).1, answer.0);
+        assert!(!cache(&cluster).exists());
+    }
+}
+
+#[test]
+fn a_neighbour_has_what_a_dead_cloud_had() {
+    let mut cluster = cluster();
+    let one = Edge::start(
+        &cluster,
+        "one",
+        &["--cloud-prompt", "desk", "--peer-listen", "127.0.0.1:0"],
+    );
+    one.wait_until_ready();
+    let answer = asked(&one).1;
+    cluster.kill_cloud();
+    assert!(run(&mut cluster.join("edge2")).status.success());
+    let near = one.peer_addr.clone().unwrap();
+    let two = Edge::start_as(&cluster, "edge2", ("two", &["--peer", &near]));
+    assert_eq!(asked(&two), ("peer".to_owned(), answer));
+    let listed = &two.get("/v1/cloud-prompts").json()["data"][0];
+    assert_eq!(listed["source"], "peer");
+    let sent = one.metric("edge_kv_bytes_sent_total");
+    assert_eq!(listed["bytes"], json!({"peer": sent as u64}));
+}
+
+/// `edge-node kv` on the cache of the cluster's edge.
+fn kv(cluster: &Cluster, args: &[&str]) -> Output {
+    kv_as(cluster, "edge", args)
+}
+
+fn kv_as(cluster: &Cluster, identity: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(edge_node());
+    command
+        .arg("kv")
+        .args(args)
+        .env("EDGE_REMEMBERED", cluster.remembered().join(identity))
+        .env("EDGE_CACHE_DIR", cache(cluster).join(identity))
+        .env("EDGE_IDENTITY", cluster.dir.path().join(identity));
+    run(&mut command)
+}
+
+#[test]
+fn the_cache_is_listed_verified_carried_and_cleared() {
+    let (cluster, answer) = restarted();
+    let listed = kv(&cluster, &["ls", "--json"]);
+    let listed: Value = serde_json::from_str(&stdout(&listed)).unwrap();
+    let id = listed[0]["prompt_id"].as_str().unwrap().to_owned();
+    assert_eq!(listed[0]["names"], json!(["desk"]));
+    let file = segment(&cluster);
+    assert_eq!(listed[0]["path"], file.to_str().unwrap());
+    let table = stdout(&kv(&cluster, &["ls"]));
+    assert!(table.contains("desk") && table.contains(&id), "{table}");
+    assert!(kv(&cluster, &["verify"]).status.success());
+
+    let carried = cluster.dir.path().join("carried");
+    let carried = carried.to_str().unwrap();
+    assert!(kv(&cluster, &["export", "desk", carried]).status.success());
+    let again = kv(&cluster, &["export", &id, carried]);
+    assert_eq!(again.status.code(), Some(2), "it exists");
+    assert!(run(&mut cluster.join("edge2")).status.success());
+    let imported = kv_as(&cluster, "edge2", &["import", carried]);
+    assert!(imported.status.success(), "{}", stderr(&imported));
+    let verified = stdout(&kv_as(&cluster, "edge2", &["verify"]));
+    assert_eq!(verified, format!("{id}  ok\n"));
+
+    let mut bytes = fs::read(carried).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(carried, &bytes).unwrap();
+    fs::write(&file, &bytes).unwrap();
+    let refused = kv_as(&cluster, "edge2", &["import", carried]);
+    assert_eq!(refused.status.code(), Some(5));
+    let verified = kv(&cluster, &["verify"]);
+    assert_eq!(verified.status.code(), Some(5));
+    assert!(stderr(&verified).contains(file.to_str().unwrap()));
+    assert_eq!(
+        kv(&cluster, &["export", "desk", "other"]).status.code(),
+        Some(5)
+    );
+    assert!(!Path::new("other").exists());
+
+    assert!(kv(&cluster, &["rm", "desk"]).status.success());
+    assert!(!file.exists());
+    assert_eq!(kv(&cluster, &["rm", &id]).status.code(), Some(2));
+    // The name is remembered, and the cloud has the rest.
+    let edge = Edge::start(&cluster, "after", &[]);
+    assert_eq!(asked(&edge).1, answer.0);
 }

@@ -123,11 +123,6 @@ impl Cluster {
         self.dir.path().join("remembered")
     }
 
-    /// Where the edges keep the keys and values of cloud prompts.
-    pub(crate) fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
-    }
-
     /// Everything that the cloud has logged.
     pub(crate) fn cloud_log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join(CLOUD_LOG)).unwrap()

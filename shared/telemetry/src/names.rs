@@ -45,6 +45,8 @@ pub const EDGE_KV_LAYER_WAIT_SECONDS: &str = "edge_kv_layer_wait_seconds";
 pub const EDGE_KV_XFER_TIME_SECONDS: &str = "edge_kv_xfer_time_seconds";
 /// Counter: bytes of keys and values received, framing not included.
 pub const EDGE_KV_BYTES_RECEIVED_TOTAL: &str = "edge_kv_bytes_received_total";
+/// Counter: bytes of keys and values sent to neighbour edges, framing not included.
+pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
 /// Counter, by [`SOURCE`]: bytes of keys and values of cloud prompts that were brought into memory.
 pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
@@ -206,6 +208,11 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_BYTES_RECEIVED_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values received, framing not included.",
+    ),
+    counter(
+        EDGE_KV_BYTES_SENT_TOTAL,
+        Unit::Bytes,
+        "Bytes of keys and values of cloud prompts sent to neighbour edges, framing not included.",
     ),
     counter(
         EDGE_KV_SOURCE_BYTES_TOTAL,

@@ -23,7 +23,7 @@ use rustls::server::ParsedCertificate;
 pub(crate) const CLOUD_NAME: &str = "cloud.edgeprompt.internal";
 
 /// The domain of every edge's name; an invitation cannot sign outside it.
-const EDGE_DOMAIN: &str = "edge.edgeprompt.internal";
+pub(crate) const EDGE_DOMAIN: &str = "edge.edgeprompt.internal";
 
 /// Certificates start to be valid this long ago: clocks of nodes differ.
 const CLOCK_SKEW_MAX: Duration = Duration::from_hours(24);

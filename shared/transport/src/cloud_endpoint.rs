@@ -12,12 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::certificates::{ChainError, EdgePeer};
+use crate::certificates::{ChainError, EdgePeer, NodeCredentials};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_identity::CloudIdentity;
 use crate::config::LinkConfig;
 use crate::congestion::PathHint;
 use crate::edge_count::{EdgeCount, EdgeSeat, LINKS_PER_EDGE_MAX};
+use crate::edge_identity::EdgeIdentity;
 use crate::edge_link::{EdgeLink, LinkContext, LinkPlaces};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::load::Load;
@@ -129,12 +130,35 @@ impl CloudEndpoint {
         identity: &CloudIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        let crypto = Arc::new(tls::server_crypto(identity.credentials(), ALPN)?);
+        let admission = Admission::Invited(Arc::clone(identity.enrolment()));
+        Self::start(addr, (identity.credentials(), admission), config)
+    }
+
+    /// As [`CloudEndpoint::bind`], for an edge that sends cloud prompts to its neighbours: every edge
+    /// of its trust domain is admitted, as only the cloud knows whom it has invited.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_neighbours(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let admission = Admission::TrustDomain;
+        Self::start(addr, (identity.credentials(), admission), config)
+    }
+
+    fn start(
+        addr: SocketAddr,
+        (credentials, admission): (&NodeCredentials, Admission),
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = Arc::new(tls::server_crypto(credentials, ALPN)?);
         let server = ServerConfig::with_crypto(crypto);
         let endpoint = socket::open(addr, Some(server.clone()))?;
         let (sender, links) = mpsc::channel(ACCEPTED_MAX);
         let acceptor = Acceptor {
-            enrolment: Arc::clone(identity.enrolment()),
+            admission,
             server,
             config,
             load: Load::default(),
@@ -204,9 +228,28 @@ impl Drop for CloudEndpoint {
     }
 }
 
+/// Who of a trust domain is let in.
+#[derive(Clone)]
+enum Admission {
+    /// Whom the registry admits.
+    Invited(Arc<Enrolment>),
+    /// Everybody.
+    TrustDomain,
+}
+
+impl Admission {
+    /// Reads and writes files.
+    fn admit(&self, peer: &EdgePeer) -> Result<(), EnrolmentError> {
+        match self {
+            Self::Invited(enrolment) => enrolment.admit(peer, SystemTime::now()),
+            Self::TrustDomain => Ok(()),
+        }
+    }
+}
+
 /// The task that turns incoming handshakes into links.
 struct Acceptor {
-    enrolment: Arc<Enrolment>,
+    admission: Admission,
     /// Complete but for the transport parameters, which each link has its own of.
     server: ServerConfig,
     config: LinkConfig,
@@ -305,8 +348,8 @@ impl Acceptor {
 
     async fn welcome(&self, connection: &Connection) -> Result<(EdgePeer, EdgeSeat), AcceptError> {
         let peer = peer_of(connection)?;
-        let (enrolment, candidate) = (Arc::clone(&self.enrolment), peer.clone());
-        let admission = move || enrolment.admit(&candidate, SystemTime::now());
+        let (admission, candidate) = (self.admission.clone(), peer.clone());
+        let admission = move || admission.admit(&candidate);
         // The registry may be a file, and waiting for its lock must not hold up other links.
         let admitted = tokio::task::spawn_blocking(admission).await;
         admitted.map_err(|_| LinkLost::ClosedHere)??;

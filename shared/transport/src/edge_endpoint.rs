@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use edgeprompt_protocol::{ALPN, WELCOME};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError};
 use tokio::time::timeout;
 
-use crate::certificates::CLOUD_NAME;
+use crate::certificates::{CLOUD_NAME, EDGE_DOMAIN};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_link::CloudLink;
 use crate::config::LinkConfig;
@@ -105,11 +106,13 @@ impl ConnectError {
     }
 }
 
-/// Makes links to clouds of one trust domain.
+/// Makes links to the cloud of one trust domain, or to its other edges.
 #[derive(Clone, Debug)]
 pub struct EdgeEndpoint {
     endpoint: Endpoint,
     client: ClientConfig,
+    /// What the certificate of whoever answers is asked for.
+    dialled_name: &'static str,
     config: LinkConfig,
 }
 
@@ -124,11 +127,34 @@ impl EdgeEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let crypto = tls::client_crypto(identity.credentials(), ALPN)?;
+        Self::start(addr, (crypto, CLOUD_NAME), config)
+    }
+
+    /// As [`EdgeEndpoint::bind`], for links to other edges of the same trust domain instead of its
+    /// cloud: to any of them, and to nobody else.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_neighbours(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = tls::neighbour_crypto(identity.credentials(), ALPN)?;
+        Self::start(addr, (crypto, EDGE_DOMAIN), config)
+    }
+
+    fn start(
+        addr: SocketAddr,
+        (crypto, dialled_name): (QuicClientConfig, &'static str),
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
         let mut client = ClientConfig::new(Arc::new(crypto));
         client.transport_config(Arc::new(config.edge_transport()));
         Ok(Self {
             endpoint: socket::open(addr, None)?,
             client,
+            dialled_name,
             config,
         })
     }
@@ -165,7 +191,7 @@ impl EdgeEndpoint {
     async fn dial(&self, addr: SocketAddr) -> Result<Connection, ConnectError> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), addr, CLOUD_NAME)
+            .connect_with(self.client.clone(), addr, self.dialled_name)
             .map_err(|error| ConnectError::Address {
                 addr,
                 detail: error.to_string(),

@@ -4,15 +4,19 @@
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 
-use crate::certificates::NodeCredentials;
+use crate::certificates::{NodeCredentials, edge_name_of};
 
 /// Why credentials make no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,75 @@ pub(crate) fn client_crypto(
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(QuicClientConfig::try_from(config)?)
+}
+
+/// What an edge that makes links to its neighbours shows and demands: any edge of its trust domain
+/// will do, for an edge knows where its neighbours are and not what their keys are.
+pub(crate) fn neighbour_crypto(
+    credentials: &NodeCredentials,
+    alpn: &[u8],
+) -> Result<QuicClientConfig, TlsError> {
+    let roots = Arc::new(roots(&credentials.root)?);
+    let chain = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyEdge { chain }))
+        .with_client_auth_cert(
+            credentials.chain.clone(),
+            credentials.key.clone_key().into(),
+        )?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(QuicClientConfig::try_from(config)?)
+}
+
+/// Accepts whoever shows an edge's certificate: a chain up to the root, for use as a server, whose
+/// name is the hash of its own key. A cloud's certificate has no such name.
+#[derive(Debug)]
+struct AnyEdge {
+    chain: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for AnyEdge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let not_an_edge = rustls::Error::InvalidCertificate(CertificateError::NotValidForName);
+        let name = edge_name_of(end_entity).map_err(|_| not_an_edge.clone())?;
+        let name = ServerName::try_from(name).map_err(|_| not_an_edge)?;
+        self.chain
+            .verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
 }
 
 /// Checks an edge's chain as a cloud would.

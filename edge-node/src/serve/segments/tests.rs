@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::prefill_speed::PrefillSpeed;
+use crate::remembered::RememberedPrompts;
 use crate::serve::generator::Generator;
 
 struct World {

@@ -7,6 +7,7 @@ mod floods;
 mod hostile;
 mod identities;
 mod memory;
+mod neighbours;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

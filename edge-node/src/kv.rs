@@ -1,0 +1,385 @@
+//! `edge-node kv`: the keys and values of cloud prompts on this edge's disk, listed, verified, carried
+//! from one machine to another, removed. It needs neither a model nor a cloud.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand};
+use edgeprompt_kv::{LayerIndex, PromptId};
+use edgeprompt_launch::{Exit, Failure, identity_dir, say};
+use edgeprompt_protocol::PromptName;
+use edgeprompt_segment_store::{
+    EncodeError, KeptSegment, ReadError, SegmentFolder, SegmentReader, SegmentWriter,
+};
+use edgeprompt_transport::EdgeIdentity;
+use serde_json::{Value, json};
+
+use crate::disk_cache::CacheFolderArgs;
+use crate::link;
+use crate::remembered::MemoryArgs;
+
+/// What to do with the disk cache.
+#[derive(Subcommand)]
+pub enum KvCommand {
+    /// List what is there, the prompt used last first
+    Ls(ReportArgs),
+    /// Read everything and check it; exits with 5 and names the file if something is damaged
+    Verify(ReportArgs),
+    /// Write one prompt's keys and values into a file of its own
+    Export(ExportArgs),
+    /// Take in a file that `export` wrote, once it is verified
+    Import(ImportArgs),
+    /// Remove one prompt's keys and values
+    Rm(RmArgs),
+}
+
+/// The cache, and what its prompts are called.
+#[derive(Args)]
+pub struct PlaceArgs {
+    #[command(flatten)]
+    cache: CacheFolderArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+/// Arguments of `ls` and `verify`.
+#[derive(Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The prompt's id, or a name under which it was fetched
+    #[arg(value_name = "ID|NAME")]
+    prompt: String,
+    /// The file to write; it must not exist yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Arguments of `import`.
+#[derive(Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    cache: CacheFolderArgs,
+    /// Folder of this edge's identity, which says for whose cloud the prompt is [default: the XDG
+    /// configuration folder]
+    #[arg(long, value_name = "DIR", env = "EDGE_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// The file to read
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Arguments of `rm`.
+#[derive(Args)]
+pub struct RmArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The prompt's id, or a name under which it was fetched
+    #[arg(value_name = "ID|NAME")]
+    prompt: String,
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`Failure`] with the exit code of what went wrong.
+pub fn run(command: &KvCommand) -> Result<(), Failure> {
+    match command {
+        KvCommand::Ls(args) => ls(args),
+        KvCommand::Verify(args) => verify(args),
+        KvCommand::Export(args) => export(args),
+        KvCommand::Import(args) => import(args),
+        KvCommand::Rm(args) => rm(args),
+    }
+}
+
+fn ls(args: &ReportArgs) -> Result<(), Failure> {
+    let kept = args.place.list()?;
+    let names = args.place.memory.names();
+    let rows: Vec<_> = kept.iter().map(|kept| Row::of(kept, &names)).collect();
+    if args.json {
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        return say(format_args!("{}\n", Value::from(rows)));
+    }
+    let mut page = format!(
+        "{:<24} {:>8} {:>9} {:>9}  PROMPT ID\n",
+        "NAMES", "TOKENS", "MIB", "USED"
+    );
+    for row in rows {
+        let names = row.names.join(",");
+        let tokens = row
+            .token_count
+            .map_or_else(|| "damaged".to_owned(), |count| count.to_string());
+        let (mib, used) = (
+            mib(row.kept.bytes),
+            ago(row.kept.used_at, SystemTime::now()),
+        );
+        // Writing into a string does not fail.
+        let _ = writeln!(
+            page,
+            "{names:<24} {tokens:>8} {mib:>9} {used:>9}  {}",
+            row.kept.id
+        );
+    }
+    say(page)
+}
+
+fn verify(args: &ReportArgs) -> Result<(), Failure> {
+    let mut damaged = Vec::new();
+    let mut report = Vec::new();
+    for kept in args.place.list()? {
+        let verified = kept.open().and_then(|mut reader| reader.verify());
+        let problem = verified.err().map(|error| error.to_string());
+        let path = kept.path.display().to_string();
+        let word = problem.as_deref().unwrap_or("ok");
+        match args.json {
+            true => report.push(json!({
+                "prompt_id": kept.id.to_string(), "path": path, "problem": problem,
+            })),
+            false => say(format_args!("{}  {word}\n", kept.id))?,
+        }
+        damaged.extend(problem.map(|problem| format!("{path}: {problem}")));
+    }
+    if args.json {
+        say(format_args!("{}\n", Value::from(report)))?;
+    }
+    match damaged.is_empty() {
+        true => Ok(()),
+        false => Err(Failure {
+            exit: Exit::VerificationFailed,
+            error: anyhow!(
+                "{}; `edge-node kv rm ID` removes it, and the next use fetches it again",
+                damaged.join("; ")
+            ),
+        }),
+    }
+}
+
+fn export(args: &ExportArgs) -> Result<(), Failure> {
+    let kept = args.place.find(&args.prompt)?;
+    let [first, ..] = &kept[..] else {
+        return Err(unknown(&args.prompt));
+    };
+    let at = |path: &Path| path.display().to_string();
+    let reader = first.open();
+    let reader = reader
+        .with_context(|| at(&first.path))
+        .map_err(not_verified)?;
+    let out = File::create_new(&args.file)
+        .with_context(|| format!("{} is not written", at(&args.file)))
+        .map_err(Failure::of(Exit::Usage))?;
+    let copied = copy(reader, BufWriter::new(out)).and_then(|out| Ok(out.get_ref().sync_all()?));
+    copied
+        .inspect_err(|_| {
+            // What is there is of no use to anybody.
+            let _ = fs::remove_file(&args.file);
+        })
+        .with_context(|| format!("{} was not exported", at(&first.path)))
+        .map_err(not_verified)?;
+    say(format_args!(
+        "exported {} to {}\n",
+        first.id,
+        at(&args.file)
+    ))
+}
+
+/// Copies a segment, every layer verified.
+fn copy<W: std::io::Write>(mut reader: SegmentReader<File>, out: W) -> anyhow::Result<W> {
+    let info = reader.info().clone();
+    let layers = (0..info.geometry.layer_count()).map(LayerIndex);
+    let mut writer = SegmentWriter::begin(out, info)?;
+    for layer in layers {
+        writer.layer(&reader.layer(layer)?)?;
+    }
+    let mut out = writer.finish()?;
+    out.flush()?;
+    Ok(out)
+}
+
+fn import(args: &ImportArgs) -> Result<(), Failure> {
+    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
+        .context(link::JOIN_FIRST)
+        .map_err(Failure::of(Exit::Usage))?;
+    let folder = args.cache.folder().ok_or_else(no_folder)?;
+    let store = folder.domain(&identity.trust_domain(), args.cache.bytes_max());
+    let named = || args.file.display().to_string();
+    let file = File::open(&args.file);
+    let file = file.with_context(named).map_err(Failure::of(Exit::Usage))?;
+    let opened = SegmentReader::open(file);
+    let mut reader = opened.with_context(named).map_err(not_verified)?;
+    let info = reader.info().clone();
+    let (id, layer_count) = (info.id(), info.geometry.layer_count());
+    let mut new = store.begin(info).map_err(Failure::of(Exit::Usage))?;
+    for layer in (0..layer_count).map(LayerIndex) {
+        let kv = reader.layer(layer).with_context(named);
+        let kv = kv.map_err(not_verified)?;
+        new.layer(&kv).map_err(Failure::of(Exit::Usage))?;
+    }
+    let kept = new.commit(SystemTime::now());
+    kept.map_err(Failure::of(Exit::Usage))?;
+    say(format_args!("imported {id}\n"))
+}
+
+fn rm(args: &RmArgs) -> Result<(), Failure> {
+    let kept = args.place.find(&args.prompt)?;
+    let [first, ..] = &kept[..] else {
+        return Err(unknown(&args.prompt));
+    };
+    for kept in &kept {
+        match fs::remove_file(&kept.path) {
+            // Another process made room.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => removed
+                .with_context(|| kept.path.display().to_string())
+                .map_err(Failure::of(Exit::Usage))?,
+        }
+    }
+    say(format_args!("removed {}\n", first.id))
+}
+
+impl PlaceArgs {
+    fn list(&self) -> Result<Vec<KeptSegment>, Failure> {
+        let folder: SegmentFolder = self.cache.folder().ok_or_else(no_folder)?;
+        let listed = folder.list();
+        listed
+            .with_context(|| folder.root().display().to_string())
+            .map_err(Failure::of(Exit::Usage))
+    }
+
+    /// The files of a prompt, one for each trust domain that it was got in.
+    fn find(&self, prompt: &str) -> Result<Vec<KeptSegment>, Failure> {
+        let mut kept = self.list()?;
+        let ids = match prompt.parse() {
+            Ok(id) => vec![id],
+            Err(_) => self.named(prompt),
+        };
+        kept.retain(|kept| ids.contains(&kept.id));
+        if kept.iter().any(|other| other.id != kept[0].id) {
+            return Err(Failure {
+                exit: Exit::Usage,
+                error: anyhow!(
+                    "{prompt} is the name of several prompts: `edge-node kv ls` has their ids, give one"
+                ),
+            });
+        }
+        Ok(kept)
+    }
+
+    fn named(&self, name: &str) -> Vec<PromptId> {
+        let Ok(name) = name.parse::<PromptName>() else {
+            return Vec::new();
+        };
+        let named = self.memory.names().into_iter();
+        named
+            .filter(|(other, _)| *other == name)
+            .map(|(_, id)| id)
+            .collect()
+    }
+}
+
+/// A line of the list.
+struct Row<'a> {
+    kept: &'a KeptSegment,
+    names: Vec<String>,
+    /// `None` if the head does not verify.
+    token_count: Option<usize>,
+}
+
+impl<'a> Row<'a> {
+    fn of(kept: &'a KeptSegment, names: &[(PromptName, PromptId)]) -> Self {
+        let names = names.iter().filter(|(_, id)| *id == kept.id);
+        let mut names: Vec<_> = names.map(|(name, _)| name.to_string()).collect();
+        names.sort();
+        names.dedup();
+        let opened = kept.open().ok();
+        Self {
+            kept,
+            names,
+            token_count: opened.map(|reader| reader.info().tokens.len()),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let used_at = self.kept.used_at.duration_since(SystemTime::UNIX_EPOCH);
+        json!({
+            "prompt_id": self.kept.id.to_string(),
+            "names": self.names,
+            "token_count": self.token_count,
+            "bytes": self.kept.bytes,
+            "used_at": used_at.map_or(0, |since| since.as_secs()),
+            "trust_domain": self.kept.domain,
+            "path": self.kept.path.display().to_string(),
+        })
+    }
+}
+
+fn not_verified(error: anyhow::Error) -> Failure {
+    let io = |error: &(dyn std::error::Error + 'static)| {
+        matches!(error.downcast_ref(), Some(ReadError::Io(_)))
+            || matches!(error.downcast_ref(), Some(EncodeError::Io(_)))
+            || error.is::<std::io::Error>()
+    };
+    let exit = match error.chain().any(io) {
+        true => Exit::Usage,
+        false => Exit::VerificationFailed,
+    };
+    Failure { exit, error }
+}
+
+fn unknown(prompt: &str) -> Failure {
+    Failure {
+        exit: Exit::Usage,
+        error: anyhow!("{prompt} is not in the disk cache: `edge-node kv ls` lists what is"),
+    }
+}
+
+fn no_folder() -> Failure {
+    Failure {
+        exit: Exit::Usage,
+        error: anyhow!("no home folder: give --cache-dir DIR"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1u32 << 20))
+}
+
+/// How long ago something was, in its largest unit.
+fn ago(then: SystemTime, now: SystemTime) -> String {
+    const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let seconds = now.duration_since(then).unwrap_or(Duration::ZERO).as_secs();
+    let unit = UNITS.iter().find(|(length, _)| seconds >= *length);
+    let (length, unit) = unit.copied().unwrap_or((1, "s"));
+    format!("{} {unit}", seconds / length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_their_largest_unit() {
+        let then = SystemTime::UNIX_EPOCH;
+        let told = |seconds| ago(then, then + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 59, 60, 7200, 90_000].map(told),
+            ["0 s", "59 s", "1 min", "2 h", "1 d"]
+        );
+        assert_eq!(ago(then + Duration::from_secs(9), then), "0 s");
+    }
+}
