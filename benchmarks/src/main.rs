@@ -4,6 +4,7 @@
 
 mod children;
 mod decode;
+mod first_token;
 mod link;
 mod pipeline;
 mod plot;
@@ -27,6 +28,11 @@ struct Cli {
 enum Command {
     /// Tokens per second of many sequences on one cloud prompt, relay beside paged
     Decode(decode::DecodeArgs),
+    /// Time to first token of the first request on a cloud prompt, the second, and after a restart
+    FirstToken(Box<first_token::FirstTokenArgs>),
+    /// The edge process of `first-token`, which starts it
+    #[command(hide = true)]
+    FirstTokenEdge(Box<edge_node::serve::ServeArgs>),
     /// The rate at which the link emulator itself saturates on this machine
     Link(link::LinkArgs),
     /// Time to first token of cloud and edge over an emulated link, against the flow-shop model
@@ -44,6 +50,8 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Decode(args) => decode::run(&args),
+        Command::FirstToken(args) => first_token::run(&args),
+        Command::FirstTokenEdge(args) => first_token::serve(&args),
         Command::Link(args) => link::run(&args),
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),

@@ -2,7 +2,7 @@
 //! bytes, in turn. The layers are ready-made: nothing is computed, so only the transport counts.
 
 mod contender;
-mod link_args;
+pub(crate) mod link_args;
 mod report;
 
 use anyhow::{Result, ensure};
