@@ -427,8 +427,13 @@ async fn a_neighbour_that_fails_costs_no_answer_and_the_cloud_is_asked() {
         });
         let (_, filled) = world.brought(&prompts).await;
         let bytes = filled.bytes;
-        assert_eq!(bytes.of(KvOrigin::Peer), from_peer, "{wrong:?}");
-        assert_eq!(bytes.of(KvOrigin::Cloud), all - from_peer, "{wrong:?}");
+        let received = bytes.of(KvOrigin::Peer);
+        match wrong {
+            // The layer that it did send may be lost with the rest.
+            Wrong::BrokenOff => assert!(received <= from_peer, "{received}"),
+            _ => assert_eq!(received, from_peer, "{wrong:?}"),
+        }
+        assert_eq!(bytes.of(KvOrigin::Cloud), all - received, "{wrong:?}");
         assert_eq!(filled.recomputed_count, 0, "{wrong:?}");
     }
     // This is seen too late to ask anybody.
