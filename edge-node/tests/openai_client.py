@@ -7,6 +7,7 @@
 
 Starts `cloud-node` and `edge-node serve` from the folder named, both on loopback with the built-in
 model, and uses them as a program written for OpenAI would. Nothing but the package is needed.
+`.ci/run` does this with a version of the package that it names.
 """
 
 import pathlib
