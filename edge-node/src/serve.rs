@@ -13,6 +13,7 @@ pub mod filling;
 pub mod generator;
 pub mod neighbourly;
 pub mod neighbours;
+mod listening;
 mod prompting;
 mod request;
 mod routes;

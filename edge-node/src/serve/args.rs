@@ -9,13 +9,14 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use edgeprompt_launch::{Exit, Failure, ModelArgs};
 use edgeprompt_protocol::PromptName;
-use edgeprompt_transport::EdgeIdentity;
+use edgeprompt_transport::{EdgeIdentity, TlsAcceptor};
 
 use crate::disk_cache::CacheArgs;
 use crate::link::CloudArgs;
 use crate::remembered::MemoryArgs;
 use crate::serve::access::Callers;
 use crate::serve::neighbours::NeighbourArgs;
+use crate::serve::listening::Security;
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
 
@@ -104,6 +105,12 @@ pub struct ServeArgs {
     /// File of the API keys that open this server, one on each line
     #[arg(long, value_name = "FILE", env = "EDGE_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
+    /// Speak TLS with this certificate, a PEM file: the server's own first, then those that signed it
+    #[arg(long, value_name = "FILE", env = "EDGE_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, a PEM file
+    #[arg(long, value_name = "FILE", env = "EDGE_TLS_KEY")]
+    tls_key: Option<PathBuf>,
     /// Most requests of one key that are answered at a time, or of everybody without keys
     #[arg(
         long,
@@ -144,6 +151,20 @@ impl ServeArgs {
     pub(crate) fn revalidation_period(&self) -> Option<Duration> {
         let seconds = u64::from(self.revalidate_s);
         (seconds > 0 && !self.local).then(|| Duration::from_secs(seconds))
+    }
+
+    /// How the bytes of the HTTP side are protected.
+    pub(crate) fn security(&self) -> Result<Security, Failure> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => TlsAcceptor::from_files(certificate, key)
+                .map(Security::Tls)
+                .map_err(Failure::of(Exit::Usage)),
+            (None, None) => Ok(Security::Clear),
+            (Some(_), None) | (None, Some(_)) => Err(Failure {
+                exit: Exit::Usage,
+                error: anyhow!("--tls-cert and --tls-key belong together: give both or neither"),
+            }),
+        }
     }
 
     pub(crate) fn identity(&self) -> Result<EdgeIdentity, Failure> {

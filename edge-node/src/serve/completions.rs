@@ -80,12 +80,8 @@ pub(crate) async fn complete(
 
 fn check_model(server: &Server, fields: &Fields) -> Result<(), ApiError> {
     match fields.text("model")? {
-        Some(name) if name != server.name => {
-            let message = "no model of that name is served here: GET /v1/models says which";
-            let error = ApiError::not_found(message).with_code("model_not_found");
-            Err(error.with_param("model"))
-        }
-        Some(_) | None => Ok(()),
+        Some(name) => server.check_model(&name),
+        None => Ok(()),
     }
 }
 

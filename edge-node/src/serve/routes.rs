@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::to_bytes;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +20,7 @@ use crate::serve::fields::Fields;
 use crate::serve::filling::{Filling, Keeping};
 use crate::serve::request::Endpoint;
 use crate::serve::segments::SharedPrompt;
-use crate::serve::server::App;
+use crate::serve::server::{App, Server};
 use crate::serve::tokens::{detokenize, tokenize};
 
 /// Largest body: the longest context as token ids in JSON takes about a megabyte.
@@ -38,6 +38,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(text))
         .route("/v1/models", get(models))
+        // Names of models may have slashes.
+        .route("/v1/models/{*name}", get(model))
         .route("/v1/cloud-prompts", get(cloud_prompts))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
@@ -132,16 +134,28 @@ async fn text(State(app): State<Arc<App>>, request: Request) -> Result<Response,
 }
 
 async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = description(app.server()?);
+    Ok(Json(json!({ "object": "list", "data": [model] })))
+}
+
+async fn model(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let server = app.server()?;
-    let model = json!({
+    server.check_model(&name)?;
+    Ok(Json(description(server)))
+}
+
+fn description(server: &Server) -> Value {
+    json!({
         "id": server.name,
         "object": "model",
         "created": server.created,
         "owned_by": "edgeprompt",
         "root": server.root,
         "max_model_len": server.capacity.model_len_max,
-    });
-    Ok(Json(json!({ "object": "list", "data": [model] })))
+    })
 }
 
 async fn cloud_prompts(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
@@ -218,3 +232,6 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn version() -> Json<Value> {
     Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,9 +20,10 @@ use crate::link;
 use crate::prefill_speed::PrefillSpeed;
 use crate::serve::access::RequestIds;
 use crate::serve::args::{ServeArgs, mib};
-use crate::serve::connections::{CONNECTIONS_MAX, Connections};
+use crate::serve::connections::{CONNECTIONS_MAX, ClientPatience, Connections};
 use crate::serve::filling::Filler;
 use crate::serve::generator::Generator;
+use crate::serve::listening::{self, Security};
 use crate::serve::neighbourly::Neighbourly;
 use crate::serve::routes::router;
 use crate::serve::segments::CloudPrompts;
@@ -65,14 +66,15 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         metrics: exporter::install().map_err(Failure::of(Exit::Usage))?,
         server: OnceLock::new(),
     });
+    let security = args.security()?;
+    let scheme = scheme(&security, addr);
     let (stop, stopped) = oneshot::channel::<()>();
-    let listener = Connections::new(listener, CONNECTIONS_MAX);
-    let serving = axum::serve(listener, router(Arc::clone(&app)));
-    let serving = serving.with_graceful_shutdown(async {
+    let connections = Connections::new(listener, CONNECTIONS_MAX, ClientPatience::default());
+    let routes = router(Arc::clone(&app));
+    let serving = runtime.spawn(listening::serve(connections, security, routes, async {
         // Dropping the other end is as good a word.
         let _ = stopped.await;
-    });
-    let serving = runtime.spawn(async move { serving.await });
+    }));
     runtime.spawn(keep_up(Arc::clone(&app)));
     let (server, uplink) = load(args, &runtime)?;
     let server = app.server.get_or_init(|| server);
@@ -83,7 +85,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         runtime.spawn(revalidate(server.prompts.clone(), period));
     }
     let neighbourly = be_neighbourly(args, &runtime, server)?;
-    say(format_args!("listening on http://{addr}\n"))?;
+    say(format_args!("listening on {scheme}://{addr}\n"))?;
     runtime
         .block_on(told_to_stop())
         .map_err(Failure::of(Exit::Usage))?;
@@ -107,6 +109,21 @@ async fn listen(args: &ServeArgs) -> Result<(TcpListener, SocketAddr), Failure> 
         .await
         .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))
         .map_err(Failure::of(Exit::Usage))
+}
+
+/// What an address of the server begins with.
+fn scheme(security: &Security, addr: SocketAddr) -> &'static str {
+    match security {
+        Security::Tls(_) => "https",
+        Security::Clear => {
+            if !addr.ip().is_loopback() {
+                tracing::warn!(
+                    "keys and private prompts cross the network in the clear: give --tls-cert and --tls-key, or put a proxy with TLS before this server"
+                );
+            }
+            "http"
+        }
+    }
 }
 
 /// Loads everything that answers; also the way to the cloud, to be closed at the end.
@@ -238,7 +255,7 @@ async fn told_to_stop() -> std::io::Result<()> {
 }
 
 /// Lets answers under way end, unless the process is told to stop again.
-async fn end(serving: JoinHandle<std::io::Result<()>>, uplink: Option<Uplink>) {
+async fn end(serving: JoinHandle<()>, uplink: Option<Uplink>) {
     tracing::info!("draining: no new requests");
     tokio::select! {
         drained = timeout(DRAIN_PATIENCE, serving) => {

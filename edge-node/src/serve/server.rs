@@ -82,6 +82,19 @@ impl Server {
         Ok(Some(self.prompts.get(name).await?))
     }
 
+    /// Whether a client that asks for the model `name` asks for this server's.
+    ///
+    /// # Errors
+    /// [`ApiError`] if not.
+    pub(crate) fn check_model(&self, name: &str) -> Result<(), ApiError> {
+        if name == self.name {
+            return Ok(());
+        }
+        let message = "no model of that name is served here: GET /v1/models says which";
+        let error = ApiError::not_found(message).with_code("model_not_found");
+        Err(error.with_param("model"))
+    }
+
     /// Whether the engine runs and every prompt to be there from the start has been there.
     pub(crate) fn is_ready(&self) -> bool {
         if self.was_ready.get().is_none() && self.are_prefetched_here() {

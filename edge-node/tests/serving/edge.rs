@@ -64,14 +64,15 @@ impl Edge {
         for line in lines.map(Result::unwrap) {
             let after = |prefix: &str| line.strip_prefix(prefix).map(str::to_owned);
             peer_addr = peer_addr.or_else(|| after("listening for neighbours on "));
-            addr = after("listening on http://");
+            addr = after("listening on ");
             if addr.is_some() {
                 break;
             }
         }
         let addr = addr.unwrap_or_else(|| panic!("{}", std::fs::read_to_string(&log).unwrap()));
+        let (_, addr) = addr.split_once("://").unwrap();
         Self {
-            addr,
+            addr: addr.to_owned(),
             peer_addr,
             log,
             process,

@@ -29,12 +29,26 @@ impl Answer {
 pub(crate) struct Reading {
     status: u16,
     head: Vec<(String, String)>,
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Stream>>,
 }
+
+/// What HTTP is spoken on.
+pub(crate) trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 /// Sends a request and reads the answer's head.
 pub(crate) fn send(addr: &str, head: &str, body: &str) -> Reading {
-    let mut stream = TcpStream::connect(addr).unwrap();
+    let stream = TcpStream::connect(addr).unwrap();
+    send_on(Box::new(stream), addr, (head, body))
+}
+
+/// As [`send`], on a stream to the server at `addr`.
+pub(crate) fn send_on(
+    mut stream: Box<dyn Stream>,
+    addr: &str,
+    (head, body): (&str, &str),
+) -> Reading {
     let len = body.len();
     let request = format!(
         "{head}\r\nhost: {addr}\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n{body}"

@@ -8,6 +8,7 @@ mod sources;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod support;
+mod tls;
 
 use std::process::Command;
 use std::thread;

@@ -35,6 +35,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tls_acceptor;
 mod token;
 
 pub use close::{CloseReason, LinkLost};
@@ -53,4 +54,5 @@ pub use layer_sender::{ComputeSpan, LayerSender, SendLayerError, SentLayer};
 pub use layer_stream::{LayerFailure, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer};
 pub use sent_messages::SentMessages;
 pub use socket::{BindError, LinkStats};
+pub use tls_acceptor::{TlsAcceptor, TlsFileError, TlsStream};
 pub use token::{JoinToken, ParseTokenError};

@@ -160,6 +160,6 @@ fn roots(root: &CertificateDer<'static>) -> Result<RootCertStore, rustls::Error>
     Ok(roots)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
