@@ -13,10 +13,19 @@ use cloud_node::library::PromptLibrary;
 use cloud_node::metrics_listener::MetricsListener;
 use cloud_node::prompt_limit::PromptLimit;
 use cloud_node::service::{CloudService, PublicPrompts};
-use edgeprompt_launch::{Exit, Failure, LogArgs, ModelArgs, identity_dir, say};
+use edgeprompt_launch::{
+    CompletionsArgs, ConfigArgs, Exit, Failure, LogArgs, ManArgs, ModelArgs, Program, identity_dir,
+    say,
+};
 use edgeprompt_telemetry::exporter::{self, MetricsHandle};
 use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{CloudIdentity, INVITATION_LIFETIME, LinkConfig};
+
+/// Its variables are `CLOUD_...`, and its configuration file sets what `serve` takes.
+const PROGRAM: Program = Program {
+    variables: "CLOUD",
+    configured: "serve",
+};
 
 /// Computes the keys and values of public prompts and pipelines them to edge nodes
 #[derive(Parser)]
@@ -38,6 +47,10 @@ enum Command {
     Serve(ServeArgs),
     /// List the cloud prompts of a folder with their token counts and identities
     Prompts(PromptsArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual, or write it to a folder
+    Man(ManArgs),
 }
 
 #[derive(Args)]
@@ -49,6 +62,9 @@ struct IdentityArgs {
 
 #[derive(Args)]
 struct ServeArgs {
+    /// Handled before the arguments are.
+    #[command(flatten)]
+    _config: ConfigArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -95,20 +111,28 @@ struct PromptsArgs {
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = cli.log.init(Verbosity::Normal) {
-        eprintln!("cloud-node: {error}");
-        return Exit::Usage.into();
-    }
-    let done = match cli.command {
-        Command::Init(args) => init(&args),
-        Command::Invite(args) => invite(&args),
-        Command::Serve(args) => serve(&args),
-        Command::Prompts(args) => prompts(&args),
+    let done = match PROGRAM.arguments::<Cli>() {
+        Ok(Some(cli)) => run(cli),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report("cloud-node"),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    cli.log
+        .init(Verbosity::Normal)
+        .map_err(Failure::of(Exit::Usage))?;
+    match cli.command {
+        Command::Init(args) => init(&args),
+        Command::Invite(args) => invite(&args),
+        Command::Serve(args) => serve(&args),
+        Command::Prompts(args) => prompts(&args),
+        Command::Completions(args) => args.print(PROGRAM.command::<Cli>()),
+        Command::Man(args) => args.write(PROGRAM.command::<Cli>()),
     }
 }
 

@@ -6,9 +6,17 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use edge_node::{ask, audit, demo, kv, prompts, serve};
-use edgeprompt_launch::{Exit, Failure, LogArgs, identity_dir, say};
+use edgeprompt_launch::{
+    CompletionsArgs, Exit, Failure, LogArgs, ManArgs, Program, identity_dir, say,
+};
 use edgeprompt_telemetry::tracing_setup::Verbosity;
 use edgeprompt_transport::{EdgeIdentity, JoinToken};
+
+/// Its variables are `EDGE_...`, and its configuration file sets what `serve` takes.
+const PROGRAM: Program = Program {
+    variables: "EDGE",
+    configured: "serve",
+};
 
 /// Keeps private prompts private: fuses them with a cloud's public prompt and generates
 #[derive(Parser)]
@@ -37,6 +45,10 @@ enum Command {
     Kv(kv::KvCommand),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
     Audit(Box<audit::AuditArgs>),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual, or write it to a folder
+    Man(ManArgs),
 }
 
 #[derive(Args)]
@@ -53,17 +65,25 @@ struct JoinArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let done = match PROGRAM.arguments::<Cli>() {
+        Ok(Some(cli)) => run(cli),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("edge-node"),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
     let verbosity = match cli.command {
         Command::Serve(_) => Verbosity::Normal,
         // An answer stands alone on the terminal unless the user asks for more.
         _ => Verbosity::Quiet,
     };
-    if let Err(error) = cli.log.init(verbosity) {
-        eprintln!("edge-node: {error}");
-        return Exit::Usage.into();
-    }
-    let done = match cli.command {
+    cli.log.init(verbosity).map_err(Failure::of(Exit::Usage))?;
+    match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Join(args) => join(&args),
         Command::Ask(args) => ask::run(&args),
@@ -71,10 +91,8 @@ fn main() -> ExitCode {
         Command::Prompts(args) => prompts::run(&args),
         Command::Kv(command) => kv::run(&command),
         Command::Audit(args) => audit::run(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report("edge-node"),
+        Command::Completions(args) => args.print(PROGRAM.command::<Cli>()),
+        Command::Man(args) => args.write(PROGRAM.command::<Cli>()),
     }
 }
 

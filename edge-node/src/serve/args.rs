@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use edgeprompt_launch::{Exit, Failure, ModelArgs};
+use edgeprompt_launch::{ConfigArgs, Exit, Failure, ModelArgs};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_transport::{EdgeIdentity, TlsAcceptor};
 
@@ -23,6 +23,9 @@ use crate::serve::server::CapacityConfig;
 /// Arguments of `edge-node serve`.
 #[derive(Args)]
 pub struct ServeArgs {
+    /// Handled before the arguments are.
+    #[command(flatten)]
+    pub(crate) _config: ConfigArgs,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]

@@ -16,14 +16,21 @@ pub enum Exit {
     VerificationFailed,
 }
 
+impl Exit {
+    /// As the system is told.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::PeerUnreachable => 3,
+            Self::ModelMismatch => 4,
+            Self::VerificationFailed => 5,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Usage => Self::from(2),
-            Exit::PeerUnreachable => Self::from(3),
-            Exit::ModelMismatch => Self::from(4),
-            Exit::VerificationFailed => Self::from(5),
-        }
+        Self::from(exit.code())
     }
 }
 

@@ -1,0 +1,102 @@
+//! A program's command line with everything that stands behind it: a flag that is not given is
+//! looked up in the environment, then in a configuration file, then it has its default.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+
+use crate::config_file::{ConfigError, ConfigFile};
+use crate::failure::{Exit, Failure};
+use crate::flags::with_variables;
+use crate::printed_config::printed;
+use crate::stdout::say;
+
+/// One of the programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// What its environment variables begin with, without the underscore.
+    pub variables: &'static str,
+    /// The subcommand whose flags are the keys of its configuration file.
+    pub configured: &'static str,
+}
+
+/// What a command line comes to.
+enum Parsed {
+    Arguments(ArgMatches),
+    /// The page that was asked for in place of a run.
+    Config(String),
+}
+
+/// Why a command line comes to nothing.
+#[derive(Debug)]
+enum ParseError {
+    /// Wrong arguments, or help.
+    Clap(clap::Error),
+    Config(ConfigError),
+}
+
+impl Program {
+    /// The command line `C` with a variable for each flag.
+    pub fn command<C: CommandFactory>(&self) -> Command {
+        with_variables(C::command(), self.variables)
+    }
+
+    /// The arguments of this process; `None` where they only asked for the configuration, which is
+    /// printed. Ends the process as clap does where they are wrong or ask for help.
+    ///
+    /// # Errors
+    /// [`Failure`] if the configuration file is wrong.
+    pub fn arguments<C: CommandFactory + FromArgMatches>(&self) -> Result<Option<C>, Failure> {
+        match self.parse(&self.command::<C>(), std::env::args_os().collect()) {
+            Ok(Parsed::Arguments(matches)) => match C::from_arg_matches(&matches) {
+                Ok(arguments) => Ok(Some(arguments)),
+                Err(error) => error.format(&mut self.command::<C>()).exit(),
+            },
+            Ok(Parsed::Config(page)) => say(page).map(|()| None),
+            Err(ParseError::Clap(error)) => error.exit(),
+            Err(ParseError::Config(error)) => Err(Failure::of(Exit::Usage)(error)),
+        }
+    }
+
+    fn parse(&self, command: &Command, line: Vec<OsString>) -> Result<Parsed, ParseError> {
+        let first = command.clone().try_get_matches_from(&line);
+        let mut matches = first.map_err(ParseError::Clap)?;
+        let mut file = None;
+        if let Some((name, path)) = config_path(&matches) {
+            let read = ConfigFile::read(&path, &self.configured(command));
+            let read = read.map_err(ParseError::Config)?;
+            let command = read.make_default(command.clone(), &name);
+            let second = command.try_get_matches_from(&line);
+            matches = second.map_err(ParseError::Clap)?;
+            file = Some(read);
+        }
+        match matches.subcommand() {
+            Some((name, given)) if name == self.configured && wants_config(given) => {
+                let page = printed(&self.configured(command), given, file.as_ref());
+                Ok(Parsed::Config(page))
+            }
+            _ => Ok(Parsed::Arguments(matches)),
+        }
+    }
+
+    /// The configured subcommand, with the flags that every command has.
+    fn configured(&self, command: &Command) -> Command {
+        let mut command = command.clone();
+        command.build();
+        let found = command.find_subcommand(self.configured).cloned();
+        found.unwrap_or(command)
+    }
+}
+
+/// The subcommand that was given, and the configuration file that it names.
+fn config_path(matches: &ArgMatches) -> Option<(String, PathBuf)> {
+    let (name, given) = matches.subcommand()?;
+    let path = given.try_get_one::<PathBuf>("config").ok().flatten()?;
+    Some((name.to_owned(), path.clone()))
+}
+
+fn wants_config(given: &ArgMatches) -> bool {
+    let wanted = given.try_get_one::<bool>("print_config");
+    wanted.ok().flatten().copied().unwrap_or_default()
+}
