@@ -187,7 +187,8 @@ async fn send_layers(sender: LayerSender, mut prompt: ServedPrompt) -> Result<()
         };
         sender.send(layer, &kv, span).await?;
         metrics::counter!(names::CLOUD_LAYERS_SENT_TOTAL).increment(1);
-        metrics::counter!(names::CLOUD_KV_BYTES_SENT_TOTAL).increment(kv.payload().len() as u64);
+        metrics::counter!(names::CLOUD_KV_BYTES_TRANSFERRED_TOTAL)
+            .increment(kv.payload().len() as u64);
     }
     sender.finish().await?;
     Ok(())

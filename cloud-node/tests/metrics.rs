@@ -105,7 +105,7 @@ async fn metrics_say_over_http_what_their_descriptions_promise() {
     for line in [
         "cloud_prompts_computed_total 1".to_owned(),
         format!("cloud_layers_sent_total {layer_count}"),
-        format!("cloud_kv_bytes_sent_total {bytes}"),
+        format!("cloud_kv_bytes_transferred_total {bytes}"),
         format!("cloud_layer_compute_seconds_count {}", layer_count / 2),
         "cloud_refusals_total{reason=\"model_mismatch\"} 1".to_owned(),
         "cloud_edges_connected 0".to_owned(),

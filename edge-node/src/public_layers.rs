@@ -209,7 +209,7 @@ impl<'a> PublicLayers<'a> {
         metrics::counter!(names::EDGE_KV_SOURCE_BYTES_TOTAL, names::SOURCE => origin.label())
             .increment(bytes);
         if origin.is_remote() {
-            metrics::counter!(names::EDGE_KV_BYTES_RECEIVED_TOTAL).increment(bytes);
+            metrics::counter!(names::EDGE_KV_BYTES_TRANSFERRED_TOTAL).increment(bytes);
         }
     }
 

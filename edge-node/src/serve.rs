@@ -22,8 +22,10 @@ pub mod segments;
 mod server;
 mod shelf;
 pub mod sources;
+mod status;
 pub mod stop;
 mod stopwatch;
+pub mod tally;
 mod tokens;
 
 pub use args::ServeArgs;

@@ -3,7 +3,9 @@
 
     cargo build --release --workspace
     pip install openai
-    edge-node/tests/openai_client.py target/release
+    edge-node/tests/openai_client.py target/release [METRICS_DIR]
+
+With a folder, what both programs answer to GET /metrics in the end is written there.
 
 Starts `cloud-node` and `edge-node serve` from the folder named, both on loopback with the built-in
 model, and uses them as a program written for OpenAI would. Nothing but the package is needed.
@@ -27,13 +29,17 @@ KEY = "a key for tests"
 PATIENCE_S = 60
 
 
-def started(command, log, marker):
-    """A process that has said `marker`, and the rest of that line."""
+def started(command, log, *markers):
+    """A process that has said all `markers`, the last one last, and the rest of each of those lines."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    said = {}
     for line in process.stdout:
-        if line.startswith(marker):
-            return process, line.removeprefix(marker).strip()
-    raise SystemExit(f"{command[0]} ended before it said {marker!r}")
+        for marker in markers:
+            if line.startswith(marker):
+                said[marker] = line.removeprefix(marker).strip()
+        if markers[-1] in said:
+            return process, *(said[marker] for marker in markers)
+    raise SystemExit(f"{command[0]} ended before it said {markers[-1]!r}")
 
 
 def check(name, test, client):
@@ -155,8 +161,9 @@ def main():
     with open(root / "log", "w") as log:
         try:
             options = ["--model", MODEL, "--prompts", root / "prompts", "--listen", "127.0.0.1:0"]
+            options += ["--metrics-listen", "127.0.0.1:0"]
             command = [cloud_program, "serve", *options, *cloud_identity]
-            process, cloud = started(command, log, "listening on ")
+            process, cloud_metrics, cloud = started(command, log, "metrics on ", "listening on ")
             processes.append(process)
             options = ["--model", MODEL, "--cloud", cloud, "--cloud-prompt", "desk", "--port", "0"]
             options += ["--api-key-file", root / "keys", "--remembered", root / "remembered"]
@@ -169,6 +176,10 @@ def main():
             tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
             for name, test in tests:
                 check(name.removeprefix("test_").replace("_", " "), test, client)
+            for name, page in [("edge", f"{url}/metrics"), ("cloud", cloud_metrics)]:
+                for metrics_dir in sys.argv[2:]:
+                    text = client._client.get(page).text
+                    pathlib.Path(metrics_dir, f"{name}.prom").write_text(text)
         finally:
             for process in processes:
                 process.terminate()

@@ -96,7 +96,7 @@ impl Edge {
     fn received_bytes(&self) -> Result<u64> {
         let metrics = client::get(&self.addr, "/metrics")?;
         let mut lines = metrics.lines();
-        let value = lines.find_map(|line| line.strip_prefix("edge_kv_bytes_received_total "));
+        let value = lines.find_map(|line| line.strip_prefix("edge_kv_bytes_transferred_total "));
         // Nothing was received before the first sample.
         Ok(value.unwrap_or("0").parse()?)
     }

@@ -9,8 +9,9 @@ use std::thread::{self, JoinHandle};
 
 use edgeprompt_engine::{Engine, EngineLimits, Generation, Output, SequenceId, SubmitError};
 use edgeprompt_model::Model;
-use edgeprompt_telemetry::names;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::serve::tally::{Load, PromptTokens, Tally};
 
 /// Why there is no generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,7 @@ pub enum GenerateError {
 #[derive(Clone, Debug)]
 pub struct Generator {
     commands: Sender<Command>,
+    tally: Tally,
     thread: Arc<JoinHandle<()>>,
 }
 
@@ -60,11 +62,14 @@ impl Generator {
     /// What the system says if there is no thread to be had.
     pub fn start(model: Arc<Model>, limits: EngineLimits) -> std::io::Result<Self> {
         let (commands, received) = channel();
+        let tally = Tally::default();
+        let counted = tally.clone();
         let thread = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || Worker::new(model, limits).run(&received))?;
+            .spawn(move || Worker::new(model, limits, counted).run(&received))?;
         Ok(Self {
             commands,
+            tally,
             thread: Arc::new(thread),
         })
     }
@@ -94,6 +99,11 @@ impl Generator {
         !self.thread.is_finished()
     }
 
+    /// What the thread has done and is doing.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Says that a layer of a cloud prompt has come.
     pub fn wake(&self) {
         // Nobody waits for a layer in an engine that has stopped.
@@ -120,13 +130,15 @@ impl Drop for Tokens {
 struct Worker {
     engine: Engine,
     outputs: HashMap<SequenceId, mpsc::Sender<Output>>,
+    tally: Tally,
 }
 
 impl Worker {
-    fn new(model: Arc<Model>, limits: EngineLimits) -> Self {
+    fn new(model: Arc<Model>, limits: EngineLimits, tally: Tally) -> Self {
         Self {
             engine: Engine::new(model, limits),
             outputs: HashMap::new(),
+            tally,
         }
     }
 
@@ -160,7 +172,9 @@ impl Worker {
                 // Room for every token, so that a slow reader holds up nobody: a token is small.
                 let room = NonZeroUsize::new(generation.max_tokens).unwrap_or(NonZeroUsize::MIN);
                 let room = room.get().min(self.engine.context_len_max());
+                let prompt = prompt_tokens(&generation);
                 let submitted = self.engine.submit(*generation).map(|id| {
+                    self.tally.prompt(prompt);
                     let (sender, outputs) = mpsc::channel(room);
                     self.outputs.insert(id, sender);
                     Submitted { id, outputs }
@@ -182,6 +196,7 @@ impl Worker {
 
     fn tell(&mut self, output: Output) {
         let (id, ended) = (output.id, output.finish.is_some());
+        self.tally.token();
         if let Some(sender) = self.outputs.get(&id) {
             // A reader that has gone cancels.
             let _ = sender.try_send(output);
@@ -191,13 +206,30 @@ impl Worker {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts for a gauge")]
     fn gauge(&self) {
         let (running, waiting) = self.engine.counts();
-        metrics::gauge!(names::EDGE_NUM_REQUESTS_RUNNING).set(running as f64);
-        metrics::gauge!(names::EDGE_NUM_REQUESTS_WAITING).set(waiting as f64);
-        let (used, all) = self.engine.block_usage();
-        metrics::gauge!(names::EDGE_KV_CACHE_USAGE_PERC).set(used as f64 / all.max(1) as f64);
+        let (blocks_used, blocks_all) = self.engine.block_usage();
+        self.tally.load(Load {
+            running,
+            waiting,
+            blocks_used,
+            blocks_all,
+        });
+    }
+}
+
+/// A prompt's tokens by where their keys and values are when the engine takes it in.
+fn prompt_tokens(generation: &Generation) -> PromptTokens {
+    let computed = generation.prompt.len();
+    let (here, coming) = match &generation.segment {
+        Some(segment) if segment.is_complete() => (segment.range().len(), 0),
+        Some(segment) => (0, segment.range().len()),
+        None => (0, 0),
+    };
+    PromptTokens {
+        here,
+        coming,
+        computed,
     }
 }
 

@@ -29,6 +29,7 @@ use crate::serve::routes::router;
 use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{App, Capacity, Server};
 use crate::serve::sources::Sources;
+use crate::serve::status;
 use crate::uplink::Uplink;
 
 /// Threads for sockets; what computes has threads of its own.
@@ -78,6 +79,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     runtime.spawn(keep_up(Arc::clone(&app)));
     let (server, uplink) = load(args, &runtime)?;
     let server = app.server.get_or_init(|| server);
+    let prompts = server.prompts.clone();
+    let tally = server.generator.tally().clone();
+    runtime.spawn(status::tell(tally, move || prompts.list().len()));
     for name in &server.prefetched {
         runtime.spawn(prefetch(server.prompts.clone(), name.clone()));
     }

@@ -43,7 +43,7 @@ fn many_users_get_the_tokens_that_each_gets_alone() {
     let mut cluster = cluster();
     let edge = Edge::start(&cluster, "serve", &["--cloud-prompt", "desk"]);
     edge.wait_until_ready();
-    let received = edge.metric("edge_kv_bytes_received_total");
+    let received = edge.metric("edge_kv_bytes_transferred_total");
     assert!(received > 0.0);
     let alone: Vec<_> = (0..32)
         .map(|i| edge.streamed(&guest(i), &nothing()))
@@ -77,7 +77,7 @@ fn many_users_get_the_tokens_that_each_gets_alone() {
             assert_eq!(&user.join().unwrap(), alone);
         }
     });
-    assert_eq!(edge.metric("edge_kv_bytes_received_total"), received);
+    assert_eq!(edge.metric("edge_kv_bytes_transferred_total"), received);
     edge.wait_until_idle();
 }
 
@@ -317,6 +317,6 @@ fn what_is_remembered_is_served_without_a_cloud() {
         let more = ["--cloud-prompt", "desk", "--no-disk-cache"];
         let edge = Edge::start(&cluster, name, &[&args[..], &more].concat());
         assert_eq!(edge.streamed(&guest(0), &nothing()), answer, "{name}");
-        assert_eq!(edge.metric("edge_kv_bytes_received_total"), 0.0);
+        assert_eq!(edge.metric("edge_kv_bytes_transferred_total"), 0.0);
     }
 }

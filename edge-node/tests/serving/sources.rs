@@ -70,7 +70,7 @@ fn after_a_restart_the_cloud_is_sent_nothing() {
     let edge = Edge::start(&cluster, "second", &[]);
     assert_eq!(asked(&edge), ("disk".to_owned(), answer.0.clone()));
     assert_eq!(asked(&edge), ("memory".to_owned(), answer.0));
-    assert_eq!(edge.metric("edge_kv_bytes_received_total"), 0.0);
+    assert_eq!(edge.metric("edge_kv_bytes_transferred_total"), 0.0);
     // No link was made, so not a byte was sent.
     assert_eq!(admitted(&cluster), before);
     let listed = &edge.get("/v1/cloud-prompts").json()["data"][0];

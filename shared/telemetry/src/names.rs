@@ -11,7 +11,7 @@ pub const CLOUD_PROMPTS_COMPUTED_TOTAL: &str = "cloud_prompts_computed_total";
 /// Counter: layers sent to edges, each edge counted.
 pub const CLOUD_LAYERS_SENT_TOTAL: &str = "cloud_layers_sent_total";
 /// Counter: bytes of keys and values sent to edges, framing not included.
-pub const CLOUD_KV_BYTES_SENT_TOTAL: &str = "cloud_kv_bytes_sent_total";
+pub const CLOUD_KV_BYTES_TRANSFERRED_TOTAL: &str = "cloud_kv_bytes_transferred_total";
 /// Histogram: time to compute one layer of a cloud prompt.
 pub const CLOUD_LAYER_COMPUTE_SECONDS: &str = "cloud_layer_compute_seconds";
 /// Counter, by [`REASON`]: requests of edges that were refused.
@@ -35,6 +35,10 @@ pub const EDGE_E2E_REQUEST_LATENCY_SECONDS: &str = "edge_e2e_request_latency_sec
 pub const EDGE_PROMPT_TOKENS_TOTAL: &str = "edge_prompt_tokens_total";
 /// Counter: those of them whose keys and values were a cloud prompt's.
 pub const EDGE_PROMPT_TOKENS_CACHED_TOTAL: &str = "edge_prompt_tokens_cached_total";
+/// Counter: tokens of prompts that the engine took in, both parts: as vLLM's queries, in tokens.
+pub const EDGE_PREFIX_CACHE_QUERIES_TOTAL: &str = "edge_prefix_cache_queries_total";
+/// Counter: those of them whose keys and values were in memory already.
+pub const EDGE_PREFIX_CACHE_HITS_TOTAL: &str = "edge_prefix_cache_hits_total";
 /// Counter: tokens of answers.
 pub const EDGE_GENERATION_TOKENS_TOTAL: &str = "edge_generation_tokens_total";
 /// Counter, by [`FINISHED_REASON`]: answers that came to their end.
@@ -44,7 +48,7 @@ pub const EDGE_KV_LAYER_WAIT_SECONDS: &str = "edge_kv_layer_wait_seconds";
 /// Histogram: first to last byte of one cloud prompt's keys and values.
 pub const EDGE_KV_XFER_TIME_SECONDS: &str = "edge_kv_xfer_time_seconds";
 /// Counter: bytes of keys and values received, framing not included.
-pub const EDGE_KV_BYTES_RECEIVED_TOTAL: &str = "edge_kv_bytes_received_total";
+pub const EDGE_KV_BYTES_TRANSFERRED_TOTAL: &str = "edge_kv_bytes_transferred_total";
 /// Counter: bytes of keys and values sent to neighbour edges, framing not included.
 pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
 /// Counter, by [`SOURCE`]: bytes of keys and values of cloud prompts that were brought into memory.
@@ -135,7 +139,7 @@ pub const METRICS: &[Metric] = &[
         "Layers sent to edges, each edge counted.",
     ),
     counter(
-        CLOUD_KV_BYTES_SENT_TOTAL,
+        CLOUD_KV_BYTES_TRANSFERRED_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values sent to edges, framing not included.",
     ),
@@ -185,6 +189,16 @@ pub const METRICS: &[Metric] = &[
         "Tokens of prompts whose keys and values were a cloud prompt's.",
     ),
     counter(
+        EDGE_PREFIX_CACHE_QUERIES_TOTAL,
+        Unit::Count,
+        "Tokens of prompts that the engine took in, both parts.",
+    ),
+    counter(
+        EDGE_PREFIX_CACHE_HITS_TOTAL,
+        Unit::Count,
+        "Tokens of prompts whose keys and values were in memory already.",
+    ),
+    counter(
         EDGE_GENERATION_TOKENS_TOTAL,
         Unit::Count,
         "Tokens of answers.",
@@ -205,7 +219,7 @@ pub const METRICS: &[Metric] = &[
         "First to last byte of one cloud prompt's keys and values.",
     ),
     counter(
-        EDGE_KV_BYTES_RECEIVED_TOTAL,
+        EDGE_KV_BYTES_TRANSFERRED_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values received, framing not included.",
     ),
