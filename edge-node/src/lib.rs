@@ -7,6 +7,7 @@ pub mod audit;
 pub mod cloud_prompt;
 pub mod demo;
 pub mod disk_cache;
+pub mod doctor;
 pub mod fetch_plan;
 mod forwarding;
 pub mod kv;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, audit, demo, kv, prompts, serve};
+use edge_node::{ask, audit, demo, doctor, kv, prompts, serve};
 use edgeprompt_launch::{
     CompletionsArgs, Exit, Failure, LogArgs, ManArgs, Program, identity_dir, say,
 };
@@ -45,6 +45,8 @@ enum Command {
     Kv(kv::KvCommand),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
     Audit(Box<audit::AuditArgs>),
+    /// Look at everything that an answer with a cloud needs, and say what to put right
+    Doctor(Box<doctor::DoctorArgs>),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual, or write it to a folder
@@ -91,6 +93,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Prompts(args) => prompts::run(&args),
         Command::Kv(command) => kv::run(&command),
         Command::Audit(args) => audit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => args.print(PROGRAM.command::<Cli>()),
         Command::Man(args) => args.write(PROGRAM.command::<Cli>()),
     }

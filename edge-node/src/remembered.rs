@@ -46,13 +46,18 @@ pub struct MemoryArgs {
 }
 
 impl MemoryArgs {
+    /// The folder, if there is to be one.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match self.no_remembered {
+            true => None,
+            false => self.remembered.clone().or_else(default_dir),
+        }
+    }
+
     /// What this edge remembers of its cloud's prompts; `None` if it is to remember nothing, or
     /// has no folder to remember it in.
     pub fn open(&self, identity: &EdgeIdentity, model: &Model) -> Option<RememberedPrompts> {
-        if self.no_remembered {
-            return None;
-        }
-        let root = self.remembered.clone().or_else(default_dir)?;
+        let root = self.folder()?;
         let trust_domain = identity.trust_domain();
         Some(RememberedPrompts::new(&root, &trust_domain, model.digest))
     }

@@ -179,7 +179,7 @@ fn a_wrong_key_is_named_with_its_file_and_line() {
 #[test]
 fn completions_and_manuals_know_every_command() {
     let folder = TempDir::new().unwrap();
-    for (program, _) in programs() {
+    for (program, prefix) in programs() {
         for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
             let script = run(Command::new(&program).args(["completions", shell]));
             assert!(stdout(&script).contains("print-config"), "{shell}");
@@ -189,7 +189,8 @@ fn completions_and_manuals_know_every_command() {
         let name = program.file_stem().unwrap().to_str().unwrap();
         let read = |page: &str| std::fs::read_to_string(folder.path().join(page)).unwrap();
         assert!(read(&format!("{name}.1")).contains("completions"));
-        assert!(read(&format!("{name}-serve.1")).contains("print\\-config"));
+        let serve = read(&format!("{name}-serve.1"));
+        assert!(serve.contains("print\\-config") && serve.contains(&format!("{prefix}_CONFIG")));
         let page = run(Command::new(&program).arg("man"));
         assert_eq!(stdout(&page), read(&format!("{name}.1")));
     }

@@ -48,7 +48,8 @@ impl ManArgs {
     pub fn write(&self, program: Command) -> Result<(), Failure> {
         let Some(dir) = &self.dir else {
             let mut page = Vec::new();
-            let rendered = Man::new(program).render(&mut page);
+            // Not a command that has a page.
+            let rendered = Man::new(program.disable_help_subcommand(true)).render(&mut page);
             rendered.map_err(Failure::of(Exit::Usage))?;
             return say(String::from_utf8_lossy(&page));
         };

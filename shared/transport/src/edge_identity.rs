@@ -1,11 +1,13 @@
 //! An edge's identity: its own key, the leaf it signed with an invitation, and the root it trusts.
 
-use std::path::Path;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::UnixTime;
 
 use crate::certificates::{NodeCredentials, edge_name_of};
 use crate::identity_file::{self, IdentityError, PemBlocks};
-use crate::tls;
+use crate::tls::{self, Validity};
 use crate::token::{JoinToken, ParseTokenError};
 
 const IDENTITY_FILE: &str = "edge-identity.pem";
@@ -52,8 +54,10 @@ impl EdgeIdentity {
     pub fn join(token: &JoinToken) -> Result<Self, JoinError> {
         let authority = token.authority()?;
         let credentials = authority.edge(token.root().clone(), SystemTime::now())?;
-        tls::verify_edge_chain(&credentials).map_err(|error| JoinError::Invitation {
-            detail: error.to_string(),
+        tls::verify_edge_chain(&credentials, UnixTime::now()).map_err(|error| {
+            JoinError::Invitation {
+                detail: error.to_string(),
+            }
         })?;
         let name = edge_name_of(&credentials.chain[0]).map_err(|_| ParseTokenError::Invitation)?;
         Ok(Self { credentials, name })
@@ -77,7 +81,7 @@ impl EdgeIdentity {
     /// # Errors
     /// [`IdentityError`], [`IdentityError::Missing`] if there is none.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let path = dir.join(IDENTITY_FILE);
+        let path = Self::file(dir);
         let blocks = PemBlocks::read(&path)?;
         let incomplete = || identity_file::damaged(&path, "blocks are missing");
         let [root, leaf, invitation] =
@@ -102,6 +106,19 @@ impl EdgeIdentity {
     /// certificate, in hexadecimal digits.
     pub fn trust_domain(&self) -> String {
         blake3::hash(&self.credentials.root).to_hex().to_string()
+    }
+
+    /// The file in `dir` that [`EdgeIdentity::save`] writes.
+    pub fn file(dir: &Path) -> PathBuf {
+        dir.join(IDENTITY_FILE)
+    }
+
+    /// Whether the certificates are valid at a time.
+    pub fn validity(&self, at: SystemTime) -> Validity {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = UnixTime::since_unix_epoch(since);
+        tls::verify_edge_chain(&self.credentials, at)
+            .map_or_else(|error| error.into(), |()| Validity::Valid)
     }
 
     pub(crate) const fn credentials(&self) -> &NodeCredentials {

@@ -53,6 +53,7 @@ pub use layer_sender::damage::Damage;
 pub use layer_sender::{ComputeSpan, LayerSender, SendLayerError, SentLayer};
 pub use layer_stream::{LayerFailure, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer};
 pub use sent_messages::SentMessages;
-pub use socket::{BindError, LinkStats};
+pub use socket::{BindError, LinkStats, SOCKET_BUFFER_BYTES};
+pub use tls::Validity;
 pub use tls_acceptor::{TlsAcceptor, TlsFileError, TlsStream};
 pub use token::{JoinToken, ParseTokenError};

@@ -12,7 +12,7 @@ use crate::tls::TlsError;
 
 /// Kernel buffers asked for, against bursts between two turns of the event loop; the kernel
 /// grants what `net.core.rmem_max` and `wmem_max` allow.
-const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
 /// Why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -32,6 +32,35 @@ pub enum TlsError {
     CipherSuite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
+/// How certificates stand at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// They are accepted.
+    Valid,
+    /// One of them is of a later time.
+    NotYet,
+    /// The time of one of them is over.
+    Expired,
+    /// They would not be accepted at any time.
+    Unusable(String),
+}
+
+impl From<TlsError> for Validity {
+    fn from(error: TlsError) -> Self {
+        use rustls::CertificateError as Problem;
+        match error {
+            TlsError::Rustls(rustls::Error::InvalidCertificate(
+                Problem::Expired | Problem::ExpiredContext { .. },
+            )) => Self::Expired,
+            TlsError::Rustls(rustls::Error::InvalidCertificate(
+                Problem::NotValidYet | Problem::NotValidYetContext { .. },
+            )) => Self::NotYet,
+            TlsError::Rustls(error) => Self::Unusable(error.to_string()),
+            TlsError::Verifier(_) | TlsError::CipherSuite(_) => Self::Unusable(error.to_string()),
+        }
+    }
+}
+
 /// What a node that accepts links shows and demands.
 pub(crate) fn server_crypto(
     credentials: &NodeCredentials,
@@ -138,12 +167,15 @@ impl ServerCertVerifier for AnyEdge {
 }
 
 /// Checks an edge's chain as a cloud would.
-pub(crate) fn verify_edge_chain(credentials: &NodeCredentials) -> Result<(), TlsError> {
+pub(crate) fn verify_edge_chain(
+    credentials: &NodeCredentials,
+    at: UnixTime,
+) -> Result<(), TlsError> {
     let Some((leaf, intermediates)) = credentials.chain.split_first() else {
         return Err(rustls::Error::NoCertificatesPresented.into());
     };
     let verifier = client_verifier(&credentials.root)?;
-    verifier.verify_client_cert(leaf, intermediates, UnixTime::now())?;
+    verifier.verify_client_cert(leaf, intermediates, at)?;
     Ok(())
 }
 

@@ -1,13 +1,14 @@
 //! Identities and tokens without any network: kept, read back, redacted, refused.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
 use super::{Domain, any_port, config};
 use crate::{
     CloudEndpoint, CloudIdentity, EdgeEndpoint, EdgeIdentity, INVITATION_LIFETIME, IdentityError,
-    JoinError, JoinToken, ParseTokenError,
+    JoinError, JoinToken, ParseTokenError, Validity,
 };
 
 fn token() -> JoinToken {
@@ -43,6 +44,17 @@ async fn identities_survive_restarts_and_tokens_travel_as_one_word() {
     let endpoint = EdgeEndpoint::bind(any_port(), &second, config()).unwrap();
     let _second = endpoint.connect(addr).await.unwrap();
     assert_eq!(cloud.accept().await.unwrap().peer_name(), second.name());
+}
+
+#[test]
+fn certificates_are_valid_for_a_time() {
+    let edge = EdgeIdentity::join(&token()).unwrap();
+    let now = SystemTime::now();
+    let day = Duration::from_hours(24);
+    assert_eq!(edge.validity(now), Validity::Valid);
+    assert_eq!(edge.validity(now + 364 * day), Validity::Valid);
+    assert_eq!(edge.validity(now + 366 * day), Validity::Expired);
+    assert_eq!(edge.validity(now - 2 * day), Validity::NotYet);
 }
 
 #[test]
