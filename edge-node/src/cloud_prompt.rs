@@ -112,6 +112,8 @@ impl CloudPromptError {
 /// A manifest and the channel its layers come through.
 #[derive(Debug)]
 pub struct CloudPrompt {
+    /// When this edge began to ask.
+    pub asked_at: Instant,
     /// What the cloud promised.
     pub manifest: Manifest,
     /// The layers, in the order in which they are complete.
@@ -175,6 +177,7 @@ impl CloudPrompt {
 
     async fn begin(request: Request<'_>, others: &[Uplink]) -> Result<Self, CloudPromptError> {
         let uplink = request.uplink;
+        let asked_at = Instant::now();
         let (fetch, stream, received_by_cloud_at) = match request.send().await {
             // A link that was lost while idle shows only now, and a cloud that stops mid-answer may
             // be about to come back: worth one more try.
@@ -193,6 +196,7 @@ impl CloudPrompt {
         uplink.track(tokio::spawn(forwarding.run(stream, received_by_cloud_at)));
         let origin = uplink.origin();
         Ok(Self {
+            asked_at,
             manifest,
             arrivals,
             origin,
@@ -209,6 +213,7 @@ impl CloudPrompt {
         model: &Model,
         others: &[Uplink],
     ) -> Result<Self, &'static str> {
+        let asked_at = Instant::now();
         let info = reader.info();
         let manifest = Manifest {
             fetch: FetchId(0),
@@ -242,6 +247,7 @@ impl CloudPrompt {
             next.track(reading);
         }
         Ok(Self {
+            asked_at,
             manifest,
             arrivals,
             origin: KvOrigin::Disk,

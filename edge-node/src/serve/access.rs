@@ -56,6 +56,11 @@ impl Caller {
         }
     }
 
+    /// Whether this is the same one: who has the same key, or who needs none.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.places, &other.places)
+    }
+
     /// A place for one answer; it is free again when what this returns is dropped.
     ///
     /// # Errors
@@ -203,6 +208,17 @@ mod tests {
         );
         drop(first);
         assert!(alpha().is_ok());
+    }
+
+    #[test]
+    fn a_caller_is_known_by_the_key() {
+        let callers = Callers::of_keys("alpha\nbeta", 1).unwrap();
+        let who = |key: &str| {
+            let key = format!("Bearer {key}");
+            callers.identify(&bearing(&key)).unwrap()
+        };
+        assert!(who("alpha").is(&who("alpha")));
+        assert!(!who("alpha").is(&who("beta")));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::disk_cache::CacheArgs;
 use crate::link::CloudArgs;
 use crate::remembered::MemoryArgs;
 use crate::serve::access::Callers;
-use crate::serve::neighbours::NeighbourArgs;
 use crate::serve::listening::Security;
+use crate::serve::neighbours::NeighbourArgs;
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
 

@@ -27,6 +27,7 @@ use crate::serve::routes::{RequestId, fields};
 use crate::serve::segments::SharedPrompt;
 use crate::serve::server::{App, Server};
 use crate::serve::stopwatch::{PromptLens, Stopwatch};
+use crate::serve::timelines::Recorder;
 
 /// Tokens before an answer that its spacing may depend on.
 const CONTEXT_LEN: usize = 16;
@@ -64,7 +65,10 @@ pub(crate) async fn complete(
     };
     let delivery = request.delivery;
     let seed = request.seed.unwrap_or_else(|| app.ids.number());
-    let begun = Begun::of(server, request, seed).await?;
+    let layer_count = server.model.decoder.layers().len();
+    let named = (envelope.id.as_str(), &caller);
+    let recorder = server.timelines.begin(named, layer_count, asked_at);
+    let begun = Begun::of(server, request, (seed, recorder)).await?;
     let warning = begun.warning;
     let heard = begun.answer(server, place, asked_at).begin();
     let mut response = match delivery {
@@ -102,13 +106,21 @@ struct Begun {
 }
 
 impl Begun {
-    async fn of(server: &Server, request: Request, seed: u64) -> Result<Self, ApiError> {
+    async fn of(
+        server: &Server,
+        request: Request,
+        (seed, recorder): (u64, Recorder),
+    ) -> Result<Self, ApiError> {
         let cloud = server.cloud_prompt(&request.cloud_prompt).await?;
         let prompt = prompt(server, request.prompt, cloud.clone()).await?;
         let (private, cloud, warning) = match prompt {
             Prompt::Private(private) => (private, cloud, None),
             Prompt::InOnePiece(private) => (private, None, Some(CUT_INSIDE_TOKEN)),
         };
+        let name = server.cloud_prompt_name(&request.cloud_prompt);
+        if let (Some(name), Some(cloud)) = (name, &cloud) {
+            recorder.builds_on(name.clone(), cloud.tokens.len(), cloud.filling.clone());
+        }
         let cloud_tokens = cloud.as_ref().map_or(&[][..], |cloud| &cloud.tokens);
         let lens = PromptLens {
             cloud: cloud_tokens.len(),
@@ -120,7 +132,7 @@ impl Begun {
         if let Some(count) = request.top_logprobs {
             sampler = sampler.with_logprobs(count);
         }
-        let tokens = server.generator.generate(Generation {
+        let generation = Generation {
             prompt: private.for_engine().to_vec(),
             segment: cloud.as_ref().map(|cloud| cloud.segment.clone()),
             session: None,
@@ -130,7 +142,8 @@ impl Begun {
                 true => Vec::new(),
                 false => server.model.config.eos.clone(),
             },
-        });
+        };
+        let tokens = server.generator.generate_recorded(generation, recorder);
         let tokens = tokens.await?;
         Ok(Self {
             tokens,

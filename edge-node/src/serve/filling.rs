@@ -12,11 +12,13 @@ use edgeprompt_telemetry::names;
 use tokio::sync::{oneshot, watch};
 
 use crate::answer::{Cloud, Event};
+use crate::cloud_prompt::Loss;
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::Patience;
 use crate::prefill_speed::PrefillSpeed;
 use crate::public_layers::{PublicLayers, Waiter};
+use crate::serve::fill_log::FillLog;
 use crate::serve::generator::Generator;
 
 /// How far a cloud prompt is.
@@ -38,26 +40,37 @@ pub struct Filled {
     /// Layers computed here because the cloud did not send them in time.
     pub recomputed_count: usize,
     /// Why it did not.
-    pub loss: Option<String>,
+    pub loss: Option<Loss>,
+    /// Layers computed here because they would have come later.
+    pub chosen_count: usize,
 }
 
 /// Watches a cloud prompt being filled.
 #[derive(Clone, Debug)]
-pub struct FillingWatch(watch::Receiver<Filling>);
+pub struct FillingWatch {
+    told: watch::Receiver<Filling>,
+    log: Arc<FillLog>,
+}
 
 impl FillingWatch {
     /// One that is told by hand.
     #[cfg(test)]
-    pub(crate) const fn new(told: watch::Receiver<Filling>) -> Self {
-        Self(told)
+    pub(crate) fn new(told: watch::Receiver<Filling>) -> Self {
+        let log = Arc::new(FillLog::begin(0, Instant::now()));
+        Self { told, log }
+    }
+
+    /// When its layers came.
+    pub(crate) fn log(&self) -> &FillLog {
+        &self.log
     }
 
     /// How far it is.
     pub fn now(&self) -> Filling {
-        let told = self.0.borrow().clone();
+        let told = self.told.borrow().clone();
         // Whoever fills says so before it goes.
         match told {
-            Filling::Filling if self.0.has_changed().is_err() => Filling::Broken,
+            Filling::Filling if self.told.has_changed().is_err() => Filling::Broken,
             Filling::Filling | Filling::Filled(_) | Filling::Broken => told,
         }
     }
@@ -72,7 +85,7 @@ impl FillingWatch {
     /// Returns once there is nothing to wait for any more, whichever way it ended.
     pub async fn ended(&mut self) -> Filling {
         // Without a word at the end it is broken, which `now` says.
-        let _ = self.0.wait_for(|told| *told != Filling::Filling).await;
+        let _ = self.told.wait_for(|told| *told != Filling::Filling).await;
         self.now()
     }
 }
@@ -178,10 +191,16 @@ impl Filler {
         let (tell, told) = watch::channel(Filling::Filling);
         let (tell_kept, told_kept) = watch::channel(Keeping::Pending);
         let (hand_out, segment) = oneshot::channel();
-        let filler = self.clone();
+        let layer_count = self.model.decoder.layers().len();
+        let began_at = match &cloud {
+            Cloud::Arriving(prompt) => prompt.asked_at,
+            _ => Instant::now(),
+        };
+        let log = Arc::new(FillLog::begin(layer_count, began_at));
+        let (filler, writing) = (self.clone(), Arc::clone(&log));
         let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
         let started = thread.spawn(move || {
-            let (filled, segment) = filler.fill(cloud, patience, hand_out);
+            let (filled, segment) = filler.fill(cloud, patience, (hand_out, &writing));
             let bytes = filled.bytes;
             tell.send_replace(Filling::Filled(filled));
             filler.generator.wake();
@@ -194,7 +213,7 @@ impl Filler {
         }
         Some(Begun {
             segment: segment.await.ok()?,
-            filling: FillingWatch(told),
+            filling: FillingWatch { told, log },
             keeping: KeepingWatch(told_kept),
         })
     }
@@ -203,11 +222,11 @@ impl Filler {
         &self,
         cloud: Cloud,
         patience: Patience,
-        hand_out: oneshot::Sender<CloudSegment>,
+        (hand_out, log): (oneshot::Sender<CloudSegment>, &FillLog),
     ) -> (Filled, CloudSegment) {
         let waiter = Waiter {
             model: &self.model,
-            asked_at: Instant::now(),
+            asked_at: log.began_at(),
             private_len: 1,
             patience,
         };
@@ -225,7 +244,9 @@ impl Filler {
                 layers.wait_for(layer, &mut on);
                 self.generator.wake();
             }
+            log.note(&layers.timeline);
         }
+        log.end(&layers.timeline, Instant::now());
         if layers.bytes.received() > 0 {
             metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
                 .record(layers.timeline.transfer_time());
@@ -234,7 +255,8 @@ impl Filler {
         let filled = Filled {
             bytes: layers.bytes,
             recomputed_count: recomputed.as_ref().map_or(0, |it| it.layer_count),
-            loss: recomputed.map(|it| it.loss.detail),
+            loss: recomputed.map(|it| it.loss),
+            chosen_count: layers.chosen_count,
         };
         (filled, layers.segment)
     }

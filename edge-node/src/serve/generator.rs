@@ -6,12 +6,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use edgeprompt_engine::{Engine, EngineLimits, Generation, Output, SequenceId, SubmitError};
+use edgeprompt_engine::{
+    Engine, EngineLimits, Generation, Output, PassEvent, ScheduledRow, SequenceId, SubmitError,
+};
 use edgeprompt_model::Model;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::serve::tally::{Load, PromptTokens, Tally};
+use crate::serve::timelines::Recorder;
 
 /// Why there is no generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,7 @@ pub struct Generator {
 enum Command {
     Submit {
         generation: Box<Generation>,
+        recorder: Option<Recorder>,
         taken_in: oneshot::Sender<Result<Submitted, SubmitError>>,
     },
     Cancel(SequenceId),
@@ -79,9 +84,30 @@ impl Generator {
     /// # Errors
     /// [`GenerateError`].
     pub async fn generate(&self, generation: Generation) -> Result<Tokens, GenerateError> {
+        self.submit(generation, None).await
+    }
+
+    /// As [`Generator::generate`]; writes down when what happened.
+    ///
+    /// # Errors
+    /// [`GenerateError`].
+    pub(crate) async fn generate_recorded(
+        &self,
+        generation: Generation,
+        recorder: Recorder,
+    ) -> Result<Tokens, GenerateError> {
+        self.submit(generation, Some(recorder)).await
+    }
+
+    async fn submit(
+        &self,
+        generation: Generation,
+        recorder: Option<Recorder>,
+    ) -> Result<Tokens, GenerateError> {
         let (taken_in, answer) = oneshot::channel();
         let submit = Command::Submit {
             generation: Box::new(generation),
+            recorder,
             taken_in,
         };
         self.commands
@@ -130,6 +156,8 @@ impl Drop for Tokens {
 struct Worker {
     engine: Engine,
     outputs: HashMap<SequenceId, mpsc::Sender<Output>>,
+    /// Of generations without a token yet.
+    recorders: HashMap<SequenceId, Recorder>,
     tally: Tally,
 }
 
@@ -138,6 +166,7 @@ impl Worker {
         Self {
             engine: Engine::new(model, limits),
             outputs: HashMap::new(),
+            recorders: HashMap::new(),
             tally,
         }
     }
@@ -152,7 +181,9 @@ impl Worker {
                 }
             }
             self.gauge();
-            match self.engine.step() {
+            let recorders = &self.recorders;
+            let mut record = |event, rows: &[ScheduledRow]| note(recorders, event, rows);
+            match self.engine.step_told(&mut record) {
                 Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
                 // Nothing to compute before something happens.
                 None => match commands.recv() {
@@ -167,6 +198,7 @@ impl Worker {
         match command {
             Command::Submit {
                 generation,
+                recorder,
                 taken_in,
             } => {
                 // Room for every token, so that a slow reader holds up nobody: a token is small.
@@ -177,6 +209,8 @@ impl Worker {
                     self.tally.prompt(prompt);
                     let (sender, outputs) = mpsc::channel(room);
                     self.outputs.insert(id, sender);
+                    self.recorders
+                        .extend(recorder.map(|recorder| (id, recorder)));
                     Submitted { id, outputs }
                 });
                 // Whoever asked may be gone.
@@ -191,12 +225,16 @@ impl Worker {
 
     fn forget(&mut self, id: SequenceId) {
         self.outputs.remove(&id);
+        self.recorders.remove(&id);
         self.engine.cancel(id);
     }
 
     fn tell(&mut self, output: Output) {
         let (id, ended) = (output.id, output.finish.is_some());
         self.tally.token();
+        if let Some(recorder) = self.recorders.remove(&id) {
+            recorder.first_token(Instant::now());
+        }
         if let Some(sender) = self.outputs.get(&id) {
             // A reader that has gone cancels.
             let _ = sender.try_send(output);
@@ -230,6 +268,17 @@ fn prompt_tokens(generation: &Generation) -> PromptTokens {
         here,
         coming,
         computed,
+    }
+}
+
+fn note(recorders: &HashMap<SequenceId, Recorder>, event: PassEvent, rows: &[ScheduledRow]) {
+    // Most steps are nobody's first token.
+    if recorders.is_empty() {
+        return;
+    }
+    let now = Instant::now();
+    for recorder in rows.iter().filter_map(|row| recorders.get(&row.id)) {
+        recorder.heard(event, now);
     }
 }
 

@@ -17,10 +17,13 @@ use tokio::time::timeout;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::complete;
 use crate::serve::fields::Fields;
-use crate::serve::filling::{Filling, Keeping};
+use crate::serve::filling::Keeping;
+use crate::serve::page::page;
 use crate::serve::request::Endpoint;
 use crate::serve::segments::SharedPrompt;
 use crate::serve::server::{App, Server};
+use crate::serve::status::{status, timeline};
+use crate::serve::timelines::describe;
 use crate::serve::tokens::{detokenize, tokenize};
 
 /// Largest body: the longest context as token ids in JSON takes about a megabyte.
@@ -41,11 +44,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         // Names of models may have slashes.
         .route("/v1/models/{*name}", get(model))
         .route("/v1/cloud-prompts", get(cloud_prompts))
+        .route("/v1/cloud-prompts/{name}", get(cloud_prompt))
+        .route("/v1/status", get(status))
+        .route("/v1/requests/{id}/timeline", get(timeline))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route_layer(from_fn_with_state(Arc::clone(&app), identified));
     Router::new()
         .merge(guarded)
+        .merge(page())
         .route("/health", get(health))
         .route("/v1/health", get(health))
         .route("/ping", get(health))
@@ -77,11 +84,21 @@ async fn named(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         _ => path.as_str(),
     };
     let milliseconds = began.elapsed().as_millis();
-    tracing::info!(%id, %method, path, status = status.as_u16(), milliseconds, "request");
+    match is_watching(path) {
+        true => tracing::debug!(%id, %method, path, status = status.as_u16(), "request"),
+        false => {
+            tracing::info!(%id, %method, path, status = status.as_u16(), milliseconds, "request");
+        }
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
     }
     response
+}
+
+/// Whether a path is one that the page looks at several times a second.
+fn is_watching(path: &str) -> bool {
+    path == "/v1/status" || path.starts_with("/v1/requests/")
 }
 
 /// Lets in who may use the server.
@@ -166,6 +183,24 @@ async fn cloud_prompts(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiEr
     Ok(Json(json!({ "object": "list", "data": data })))
 }
 
+/// One cloud prompt with its text, which is public.
+async fn cloud_prompt(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let server = app.server()?;
+    let here = server.prompts.list();
+    let found = here.iter().find(|(other, _)| other.as_str() == name);
+    let not_here = || ApiError::not_found("no cloud prompt of that name is in memory");
+    let (name, prompt) = found.ok_or_else(not_here)?;
+    let mut entry = entry(name, prompt, server.prefetched.first());
+    let text = prompt.text.as_deref().map(str::to_owned);
+    entry["text"] = text
+        .or_else(|| server.model.tokenizer().ok()?.decode(&prompt.tokens).ok())
+        .into();
+    Ok(Json(entry))
+}
+
 fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>) -> Value {
     let layers = &prompt.segment.layers;
     let mut entry = json!({
@@ -179,18 +214,7 @@ fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>)
         "source": prompt.origin().label(),
         "on_disk": prompt.keeping.now() == Keeping::Kept,
     });
-    match prompt.filling.now() {
-        Filling::Filling => entry["state"] = "filling".into(),
-        Filling::Broken => entry["state"] = "broken".into(),
-        Filling::Filled(filled) => {
-            entry["state"] = "filled".into();
-            entry["received_bytes"] = filled.bytes.received().into();
-            for (origin, bytes) in filled.bytes.iter().filter(|(_, bytes)| *bytes > 0) {
-                entry["bytes"][origin.label()] = bytes.into();
-            }
-            entry["recomputed_layers"] = filled.recomputed_count.into();
-        }
-    }
+    describe(&mut entry, &prompt.filling.now());
     entry
 }
 
@@ -210,10 +234,7 @@ async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
-    let kv_plane = match server.prompts.source_is_well() {
-        true => "ok",
-        false => "degraded",
-    };
+    let kv_plane = server.kv_plane();
     Ok((
         status,
         Json(json!({ "status": word, "kv_plane": kv_plane })),

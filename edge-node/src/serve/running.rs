@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use edgeprompt_launch::{Exit, Failure, say};
@@ -29,7 +29,8 @@ use crate::serve::routes::router;
 use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{App, Capacity, Server};
 use crate::serve::sources::Sources;
-use crate::serve::status;
+use crate::serve::status_line;
+use crate::serve::timelines::Timelines;
 use crate::uplink::Uplink;
 
 /// Threads for sockets; what computes has threads of its own.
@@ -81,7 +82,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let server = app.server.get_or_init(|| server);
     let prompts = server.prompts.clone();
     let tally = server.generator.tally().clone();
-    runtime.spawn(status::tell(tally, move || prompts.list().len()));
+    runtime.spawn(status_line::tell(tally, move || prompts.list().len()));
     for name in &server.prefetched {
         runtime.spawn(prefetch(server.prompts.clone(), name.clone()));
     }
@@ -162,9 +163,12 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
         created: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
+        began_at: Instant::now(),
         capacity,
         generator,
         prompts: CloudPrompts::new(sources, filler, mib(args.cloud_kv_mib)),
+        uplink: uplink.clone(),
+        timelines: Timelines::default(),
         prefetched: args.cloud_prompts.clone(),
         seam: args.seam(),
         was_ready: OnceLock::new(),

@@ -190,6 +190,12 @@ impl CloudPrompts {
         let _ = timeout(patience, kept).await;
     }
 
+    /// Bytes of keys and values of the prompts here, and how many there may be.
+    pub fn usage(&self) -> (u64, u64) {
+        let state = self.shared.state();
+        (state.shelf.bytes(), state.shelf.bytes_max())
+    }
+
     /// Whether the last prompt came from where prompts should come from, and all of its layers.
     pub fn source_is_well(&self) -> bool {
         let recomputed = |prompt: &SharedPrompt| match prompt.filling.now() {

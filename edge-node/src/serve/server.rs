@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use edgeprompt_engine::EngineLimits;
 use edgeprompt_kv::KvDtype;
@@ -17,6 +18,8 @@ use crate::serve::prompting::Seam;
 use crate::serve::request::AskedCloudPrompt;
 use crate::serve::segments::{CloudPrompts, SharedPrompt};
 use crate::serve::stopwatch::PromptLens;
+use crate::serve::timelines::Timelines;
+use crate::uplink::Uplink;
 
 /// Tokens of one block of private KV, as vLLM's.
 const BLOCK_LEN: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
@@ -52,9 +55,13 @@ pub(crate) struct Server {
     pub(crate) root: String,
     /// Unix time in seconds.
     pub(crate) created: u64,
+    pub(crate) began_at: Instant,
     pub(crate) capacity: Capacity,
     pub(crate) generator: Generator,
     pub(crate) prompts: CloudPrompts,
+    /// The way to the cloud, if one is used.
+    pub(crate) uplink: Option<Uplink>,
+    pub(crate) timelines: Timelines,
     /// Fetched at the start; the first is the default.
     pub(crate) prefetched: Vec<PromptName>,
     pub(crate) seam: Seam,
@@ -71,15 +78,22 @@ impl Server {
         &self,
         asked: &AskedCloudPrompt,
     ) -> Result<Option<SharedPrompt>, ApiError> {
-        let name = match asked {
+        match self.cloud_prompt_name(asked) {
+            Some(name) => Ok(Some(self.prompts.get(name).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The name of the cloud prompt that a request builds on.
+    pub(crate) fn cloud_prompt_name<'a>(
+        &'a self,
+        asked: &'a AskedCloudPrompt,
+    ) -> Option<&'a PromptName> {
+        match asked {
             AskedCloudPrompt::Default => self.prefetched.first(),
             AskedCloudPrompt::Nothing => None,
             AskedCloudPrompt::Named(name) => Some(name),
-        };
-        let Some(name) = name else {
-            return Ok(None);
-        };
-        Ok(Some(self.prompts.get(name).await?))
+        }
     }
 
     /// Whether a client that asks for the model `name` asks for this server's.
@@ -103,6 +117,14 @@ impl Server {
         self.generator.is_running() && self.was_ready.get().is_some()
     }
 
+    /// How the way to the cloud is, in a word.
+    pub(crate) fn kv_plane(&self) -> &'static str {
+        match self.prompts.source_is_well() {
+            true => "ok",
+            false => "degraded",
+        }
+    }
+
     fn are_prefetched_here(&self) -> bool {
         let here = self.prompts.list();
         let is_here = |name: &PromptName| {
@@ -121,6 +143,8 @@ pub(crate) struct Capacity {
     pub(crate) model_len_max: usize,
     /// Blocks of private KV.
     block_count: usize,
+    /// Bytes of one of them, all layers.
+    block_bytes: u64,
 }
 
 /// What decides it.
@@ -153,12 +177,18 @@ impl Capacity {
         Self {
             model_len_max,
             block_count: affordable.unwrap_or(usize::MAX).min(usable),
+            block_bytes,
         }
     }
 
     /// Private tokens that fit, of all requests together.
     pub(crate) const fn pool_len(&self) -> usize {
         self.block_count * BLOCK_LEN.get()
+    }
+
+    /// Bytes of so many blocks of private KV.
+    pub(crate) const fn bytes_of(&self, block_count: usize) -> u64 {
+        (block_count as u64).saturating_mul(self.block_bytes)
     }
 
     /// The engine's limits.

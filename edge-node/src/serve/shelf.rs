@@ -73,7 +73,7 @@ impl<T> Shelf<T> {
     }
 
     /// Bytes of everything kept.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.kept.values().map(|kept| kept.bytes).sum()
     }
 }

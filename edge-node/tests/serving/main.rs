@@ -4,6 +4,7 @@
 
 mod edge;
 mod http;
+mod page;
 mod sources;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edgeprompt_attention::KvBlocks;
-use edgeprompt_kv::TokenId;
+use edgeprompt_kv::{LayerIndex, TokenId};
 use edgeprompt_model::Model;
 
 use crate::scheduler::{
@@ -72,6 +72,17 @@ pub struct Output {
     pub chosen: Chosen,
     /// Whether that was the last.
     pub finish: Option<Finish>,
+}
+
+/// What happened to the rows of a pass. The engine reads no clock: whoever is told may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassEvent {
+    /// Work on the pass begins, or is tried again after a wait.
+    Resumed,
+    /// The layer is computed.
+    Computed(LayerIndex),
+    /// This layer of a cloud prompt is missing; whatever needs nothing of it is computed.
+    Missing(LayerIndex),
 }
 
 /// Generates for many at once.
@@ -199,6 +210,14 @@ impl Engine {
     /// Computes one step. `None` if there was nothing to compute: without work, or as long as every
     /// generation waits for layers of its cloud prompt.
     pub fn step(&mut self) -> Option<Vec<Output>> {
+        self.step_told(&mut |_, _| {})
+    }
+
+    /// As [`Engine::step`]; tells `tell` what happens to which rows, as it happens.
+    pub fn step_told(
+        &mut self,
+        tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
+    ) -> Option<Vec<Output>> {
         let Step { preempted, rows } = self.scheduler.next_step();
         self.drop_rows(&preempted);
         let mut progressed = !rows.is_empty();
@@ -214,7 +233,7 @@ impl Engine {
         }
         let mut outputs = Vec::new();
         for mut suspended in std::mem::take(&mut self.suspended) {
-            match self.advance(&mut suspended.pass) {
+            match self.advance(&mut suspended, tell) {
                 (Progress::Complete, _) => {
                     progressed = true;
                     self.complete(suspended, &mut outputs);
@@ -229,12 +248,29 @@ impl Engine {
     }
 
     /// As far as the layers at hand allow; also how many layers that were.
-    fn advance(&mut self, pass: &mut BatchPass) -> (Progress, usize) {
+    fn advance(
+        &mut self,
+        Suspended { pass, rows }: &mut Suspended,
+        tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
+    ) -> (Progress, usize) {
         let mut layers_done = 0;
+        tell(PassEvent::Resumed, rows);
         loop {
-            match pass.advance(&self.model, &mut self.kv) {
+            let progress = pass.advance(&self.model, &mut self.kv);
+            tell(self.event(progress), rows);
+            match progress {
                 Progress::LayerDone(_) => layers_done += 1,
                 ended => return (ended, layers_done),
+            }
+        }
+    }
+
+    fn event(&self, progress: Progress) -> PassEvent {
+        match progress {
+            Progress::LayerDone(layer) => PassEvent::Computed(layer),
+            Progress::NeedsLayer(layer) => PassEvent::Missing(layer),
+            Progress::Complete => {
+                PassEvent::Computed(LayerIndex(self.model.geometry.layer_count() - 1))
             }
         }
     }

@@ -16,7 +16,7 @@ mod segment;
 
 pub use batch::{BatchPass, BatchRow};
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
-pub use engine::{Engine, EngineLimits, Finish, Generation, Output, SubmitError};
+pub use engine::{Engine, EngineLimits, Finish, Generation, Output, PassEvent, SubmitError};
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
 pub use prefix_cache::SessionId;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use axum::http::HeaderMap;
 use burn::tensor::Device;
@@ -21,8 +22,10 @@ use crate::serve::filling::Filler;
 use crate::serve::generator::Generator;
 use crate::serve::listening::{self, Security};
 use crate::serve::prompting::Seam;
-use crate::serve::segments::{CloudPrompts, PromptSource};
+use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{Capacity, CapacityConfig};
+use crate::serve::sources::Sources;
+use crate::serve::timelines::Timelines;
 
 /// A process has one recorder.
 static METRICS: OnceLock<MetricsHandle> = OnceLock::new();
@@ -54,9 +57,12 @@ fn loaded_server() -> Server {
         name: "tiny".to_owned(),
         root: "tiny".to_owned(),
         created: 0,
+        began_at: Instant::now(),
         capacity,
         generator,
-        prompts: CloudPrompts::new(PromptSource::Memory(None), filler, 1 << 20),
+        prompts: CloudPrompts::new(Sources::default(), filler, 1 << 20),
+        uplink: None,
+        timelines: Timelines::default(),
         prefetched: Vec::new(),
         seam: Seam::ComputeHere,
         was_ready: OnceLock::new(),
@@ -135,6 +141,7 @@ async fn a_dead_engine_is_503_and_every_request_fails() {
     let deadly = Generation {
         prompt: vec![TokenId(1 << 20)],
         segment: None,
+        session: None,
         sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
         max_tokens: 1,
         end_tokens: Vec::new(),

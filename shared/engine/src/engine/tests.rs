@@ -286,3 +286,36 @@ fn what_a_session_has_computed_is_not_computed_again() {
     assert_eq!(rows_of(2, prompt), 10, "another session");
     assert_eq!(engine.block_usage().0, 0);
 }
+
+#[test]
+fn whoever_is_told_hears_of_each_layer_and_each_wait() {
+    let model = model();
+    let mut cloud = Arriving::new(&model, 0);
+    let mut engine = Engine::new(Arc::clone(&model), limits(40));
+    let waiting = generation(2, 1, Some(cloud.segment.clone()));
+    let waiting = engine.submit(waiting).unwrap();
+    let mut heard = Vec::new();
+    while !engine.is_idle() {
+        let outputs = engine.step_told(&mut |event, rows| {
+            assert!(rows.len() == 1 && rows[0].id == waiting);
+            heard.push(event);
+        });
+        if outputs.is_none() {
+            cloud.next_layer();
+        }
+    }
+    let computed = |event: &PassEvent| matches!(event, PassEvent::Computed(_));
+    let layers: Vec<_> = heard.iter().copied().filter(computed).collect();
+    let all = (0..model.geometry.layer_count()).map(|layer| PassEvent::Computed(LayerIndex(layer)));
+    assert_eq!(layers, all.collect::<Vec<_>>());
+    assert_eq!(
+        heard[..5],
+        [
+            PassEvent::Resumed,
+            PassEvent::Missing(LayerIndex(0)),
+            PassEvent::Resumed,
+            PassEvent::Missing(LayerIndex(0)),
+            PassEvent::Resumed,
+        ]
+    );
+}
