@@ -96,7 +96,7 @@ fn what_is_printed_can_be_given_back() {
             let value = match (setting, key.as_str()) {
                 (Some((value, _)), _) if value != "[]" => value,
                 (_, "model-shape") => "\"tiny\"".to_owned(),
-                (_, "metrics-listen") => "\"127.0.0.1:1\"".to_owned(),
+                (_, "metrics-listen" | "peer-listen") => "\"127.0.0.1:1\"".to_owned(),
                 (_, _) => "\"1\"".to_owned(),
             };
             text += &format!("{} = {value}\n", key.replace('-', "_"));

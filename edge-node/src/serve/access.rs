@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::{HeaderMap, header};
+use edgeprompt_engine::SessionId;
+use edgeprompt_kv::PromptId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::serve::api_error::ApiError;
@@ -44,13 +46,16 @@ pub(crate) struct Callers {
 /// One of them, with room for so many answers at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
+    /// The hash of the key; of nothing for those who need none.
+    key: blake3::Hash,
     places: Arc<Semaphore>,
     place_count: usize,
 }
 
 impl Caller {
-    fn new(place_count: usize) -> Self {
+    fn new(key: blake3::Hash, place_count: usize) -> Self {
         Self {
+            key,
             places: Arc::new(Semaphore::new(place_count)),
             place_count,
         }
@@ -59,6 +64,18 @@ impl Caller {
     /// Whether this is the same one: who has the same key, or who needs none.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.places, &other.places)
+    }
+
+    /// One of the caller's sessions, on one cloud prompt or none: nobody else's is the same, for
+    /// what is already computed shows in how fast an answer begins.
+    pub(crate) fn session(&self, name: blake3::Hash, prompt: Option<PromptId>) -> SessionId {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.key.as_bytes());
+        hasher.update(name.as_bytes());
+        if let Some(prompt) = prompt {
+            hasher.update(prompt.as_bytes());
+        }
+        SessionId(*hasher.finalize().as_bytes())
     }
 
     /// A place for one answer; it is free again when what this returns is dropped.
@@ -79,7 +96,7 @@ impl Callers {
     pub(crate) fn anybody(place_count: usize) -> Self {
         Self {
             known: Vec::new(),
-            anybody: Caller::new(place_count),
+            anybody: Caller::new(blake3::hash(&[]), place_count),
         }
     }
 
@@ -101,14 +118,17 @@ impl Callers {
     fn of_keys(text: &str, place_count: usize) -> Result<Self, KeyFileError> {
         let lines = text.lines().map(str::trim);
         let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let hash = |key: &str| (blake3::hash(key.as_bytes()), Caller::new(place_count));
+        let hash = |key: &str| {
+            let key = blake3::hash(key.as_bytes());
+            (key, Caller::new(key, place_count))
+        };
         let known: Vec<_> = keys.map(hash).collect();
         if !(1..=KEYS_MAX).contains(&known.len()) {
             return Err(KeyFileError::Count(known.len()));
         }
         Ok(Self {
             known,
-            anybody: Caller::new(0),
+            anybody: Caller::new(blake3::hash(&[]), 0),
         })
     }
 

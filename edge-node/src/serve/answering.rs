@@ -161,10 +161,17 @@ impl Answering {
                     continue;
                 }
             };
-            let Some(Output { chosen, finish, .. }) = output else {
+            let Some(output) = output else {
                 let message = "the engine has stopped: the edge node's log says why";
                 return Err(Silence::Failed(ApiError::failed(message)));
             };
+            let Output {
+                chosen,
+                finish,
+                shared_len,
+                ..
+            } = output;
+            self.stopwatch.share(shared_len);
             if finish == Some(Finish::EndToken) {
                 self.stopwatch.end_token();
                 return end(voice, to, FinishReason::Stop, (self.stopwatch, self.cloud)).await;

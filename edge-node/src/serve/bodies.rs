@@ -113,13 +113,13 @@ fn text_logprobs(tokens: &[TokenLogprob], mut offset: usize) -> Value {
 }
 
 fn usage(times: &Times) -> Value {
-    let (cloud, answer) = (times.prompt.cloud, times.token_count);
-    let prompt = cloud + times.prompt.private;
+    let answer = times.token_count;
+    let prompt = times.prompt.cloud + times.prompt.private;
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
-        "prompt_tokens_details": { "cached_tokens": cloud },
+        "prompt_tokens_details": { "cached_tokens": times.prompt.cached() },
     })
 }
 
@@ -127,7 +127,8 @@ fn usage(times: &Times) -> Value {
 #[expect(clippy::cast_precision_loss, reason = "counts for a rate")]
 fn timings(times: &Times) -> Value {
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
-    let (prompt_n, predicted_n) = (times.prompt.private, times.token_count);
+    let prompt_n = times.prompt.private - times.prompt.shared;
+    let predicted_n = times.token_count;
     let (prompt_ms, predicted_ms) = (
         milliseconds(times.until_first),
         milliseconds(times.after_first),
@@ -135,7 +136,7 @@ fn timings(times: &Times) -> Value {
     // The first token comes with the prompt.
     let gaps = predicted_n.saturating_sub(1);
     let mut timings = json!({
-        "cache_n": times.prompt.cloud,
+        "cache_n": times.prompt.cached(),
         "prompt_n": prompt_n,
         "prompt_ms": prompt_ms,
         "prompt_per_token_ms": prompt_ms / prompt_n.max(1) as f64,
@@ -281,7 +282,8 @@ mod tests {
         times: Times {
             prompt: PromptLens {
                 cloud: 8,
-                private: 2,
+                private: 4,
+                shared: 2,
             },
             until_first: Duration::from_millis(40),
             after_first: Duration::from_millis(100),
@@ -316,8 +318,8 @@ mod tests {
         assert_eq!(logprob["top_logprobs"][0]["logprob"], -9999.0);
         assert_eq!(
             chat["usage"],
-            json!({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13,
-                   "prompt_tokens_details": {"cached_tokens": 8}})
+            json!({"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
+                   "prompt_tokens_details": {"cached_tokens": 10}})
         );
         assert_eq!(chat["timings"]["predicted_per_token_ms"], 50.0);
         assert_eq!(chat["timings"]["prompt_per_second"], 50.0);

@@ -68,7 +68,7 @@ pub(crate) async fn complete(
     let layer_count = server.model.decoder.layers().len();
     let named = (envelope.id.as_str(), &caller);
     let recorder = server.timelines.begin(named, layer_count, asked_at);
-    let begun = Begun::of(server, request, (seed, recorder)).await?;
+    let begun = Begun::of(server, request, (&caller, seed, recorder)).await?;
     let warning = begun.warning;
     let heard = begun.answer(server, place, asked_at).begin();
     let mut response = match delivery {
@@ -109,7 +109,7 @@ impl Begun {
     async fn of(
         server: &Server,
         request: Request,
-        (seed, recorder): (u64, Recorder),
+        (caller, seed, recorder): (&Caller, u64, Recorder),
     ) -> Result<Self, ApiError> {
         let cloud = server.cloud_prompt(&request.cloud_prompt).await?;
         let prompt = prompt(server, request.prompt, cloud.clone()).await?;
@@ -125,6 +125,7 @@ impl Begun {
         let lens = PromptLens {
             cloud: cloud_tokens.len(),
             private: private.len(),
+            shared: 0,
         };
         let max_tokens = server.capacity.max_tokens(request.max_tokens, lens)?;
         let whole = [cloud_tokens, private.for_engine()].concat();
@@ -132,10 +133,13 @@ impl Begun {
         if let Some(count) = request.top_logprobs {
             sampler = sampler.with_logprobs(count);
         }
+        let session = request.session;
+        let session =
+            session.map(|name| caller.session(name, cloud.as_ref().map(|cloud| cloud.id)));
         let generation = Generation {
             prompt: private.for_engine().to_vec(),
             segment: cloud.as_ref().map(|cloud| cloud.segment.clone()),
-            session: None,
+            session,
             sampler,
             max_tokens,
             end_tokens: match request.ignore_eos {

@@ -152,12 +152,17 @@ impl Drop for Tokens {
     }
 }
 
+/// A generation without a token yet.
+struct Expected {
+    prompt: PromptTokens,
+    recorder: Option<Recorder>,
+}
+
 /// The other side, on the thread.
 struct Worker {
     engine: Engine,
     outputs: HashMap<SequenceId, mpsc::Sender<Output>>,
-    /// Of generations without a token yet.
-    recorders: HashMap<SequenceId, Recorder>,
+    expected: HashMap<SequenceId, Expected>,
     tally: Tally,
 }
 
@@ -166,7 +171,7 @@ impl Worker {
         Self {
             engine: Engine::new(model, limits),
             outputs: HashMap::new(),
-            recorders: HashMap::new(),
+            expected: HashMap::new(),
             tally,
         }
     }
@@ -181,8 +186,8 @@ impl Worker {
                 }
             }
             self.gauge();
-            let recorders = &self.recorders;
-            let mut record = |event, rows: &[ScheduledRow]| note(recorders, event, rows);
+            let expected = &self.expected;
+            let mut record = |event, rows: &[ScheduledRow]| note(expected, event, rows);
             match self.engine.step_told(&mut record) {
                 Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
                 // Nothing to compute before something happens.
@@ -206,11 +211,9 @@ impl Worker {
                 let room = room.get().min(self.engine.context_len_max());
                 let prompt = prompt_tokens(&generation);
                 let submitted = self.engine.submit(*generation).map(|id| {
-                    self.tally.prompt(prompt);
                     let (sender, outputs) = mpsc::channel(room);
                     self.outputs.insert(id, sender);
-                    self.recorders
-                        .extend(recorder.map(|recorder| (id, recorder)));
+                    self.expected.insert(id, Expected { prompt, recorder });
                     Submitted { id, outputs }
                 });
                 // Whoever asked may be gone.
@@ -225,15 +228,18 @@ impl Worker {
 
     fn forget(&mut self, id: SequenceId) {
         self.outputs.remove(&id);
-        self.recorders.remove(&id);
+        self.expected.remove(&id);
         self.engine.cancel(id);
     }
 
     fn tell(&mut self, output: Output) {
         let (id, ended) = (output.id, output.finish.is_some());
         self.tally.token();
-        if let Some(recorder) = self.recorders.remove(&id) {
-            recorder.first_token(Instant::now());
+        if let Some(Expected { prompt, recorder }) = self.expected.remove(&id) {
+            self.tally.prompt(prompt.sharing(output.shared_len));
+            if let Some(recorder) = recorder {
+                recorder.first_token(Instant::now());
+            }
         }
         if let Some(sender) = self.outputs.get(&id) {
             // A reader that has gone cancels.
@@ -271,13 +277,14 @@ fn prompt_tokens(generation: &Generation) -> PromptTokens {
     }
 }
 
-fn note(recorders: &HashMap<SequenceId, Recorder>, event: PassEvent, rows: &[ScheduledRow]) {
+fn note(expected: &HashMap<SequenceId, Expected>, event: PassEvent, rows: &[ScheduledRow]) {
     // Most steps are nobody's first token.
-    if recorders.is_empty() {
+    if expected.is_empty() {
         return;
     }
     let now = Instant::now();
-    for recorder in rows.iter().filter_map(|row| recorders.get(&row.id)) {
+    let expected = rows.iter().filter_map(|row| expected.get(&row.id));
+    for recorder in expected.filter_map(|expected| expected.recorder.as_ref()) {
         recorder.heard(event, now);
     }
 }

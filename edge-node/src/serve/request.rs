@@ -20,6 +20,9 @@ const STOP_BYTES_MAX: usize = 256;
 /// Most alternatives told for each token, as OpenAI's and vLLM's.
 const TOP_LOGPROBS_MAX: usize = 20;
 
+/// Longest name of a session, in bytes.
+const SESSION_KEY_BYTES_MAX: usize = 1024;
+
 /// Tokens of a text completion that does not say how many, as OpenAI's.
 const TEXT_MAX_TOKENS: usize = 16;
 
@@ -73,6 +76,8 @@ pub(crate) enum StreamUsage {
 pub(crate) struct Request {
     pub(crate) prompt: AskedPrompt,
     pub(crate) cloud_prompt: AskedCloudPrompt,
+    /// What the client calls its session, hashed.
+    pub(crate) session: Option<blake3::Hash>,
     pub(crate) sampling: SamplingParams,
     pub(crate) seed: Option<u64>,
     /// Most tokens to generate; `None` for as many as there is room for.
@@ -105,6 +110,7 @@ impl Request {
         Ok(Self {
             prompt: prompt(endpoint, fields)?,
             cloud_prompt: cloud_prompt(fields)?,
+            session: session(fields)?,
             sampling: sampling(fields)?,
             seed: fields.read("seed", "a whole number", seed)?,
             max_tokens: match endpoint {
@@ -242,6 +248,17 @@ fn cloud_prompt(fields: &Fields) -> Result<AskedCloudPrompt, ApiError> {
     };
     let asked = fields.read("cloud_prompt", expected, read)?;
     Ok(asked.unwrap_or(AskedCloudPrompt::Default))
+}
+
+fn session(fields: &Fields) -> Result<Option<blake3::Hash>, ApiError> {
+    let expected = "a text of 1 to 1024 bytes";
+    let read = |value: &Value| {
+        let key = value.as_str()?.as_bytes();
+        (1..=SESSION_KEY_BYTES_MAX)
+            .contains(&key.len())
+            .then(|| blake3::hash(key))
+    };
+    fields.read("prompt_cache_key", expected, read)
 }
 
 fn sampling(fields: &Fields) -> Result<SamplingParams, ApiError> {

@@ -250,7 +250,11 @@ mod tests {
     }
 
     fn prompt(cloud: usize, private: usize) -> PromptLens {
-        PromptLens { cloud, private }
+        PromptLens {
+            cloud,
+            private,
+            shared: 0,
+        }
     }
 
     #[test]

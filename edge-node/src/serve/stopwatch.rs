@@ -12,8 +12,17 @@ use crate::serve::answering::FinishReason;
 pub(crate) struct PromptLens {
     /// Of the cloud prompt, shared with others.
     pub(crate) cloud: usize,
-    /// Computed for this answer alone.
+    /// Private: computed for this session alone.
     pub(crate) private: usize,
+    /// Of the private ones, those that an earlier request of the session left.
+    pub(crate) shared: usize,
+}
+
+impl PromptLens {
+    /// Those that were there.
+    pub(crate) const fn cached(self) -> usize {
+        self.cloud + self.shared
+    }
 }
 
 /// Running.
@@ -52,6 +61,11 @@ impl Stopwatch {
         }
     }
 
+    /// So many private tokens were there.
+    pub(crate) const fn share(&mut self, token_count: usize) {
+        self.prompt.shared = token_count;
+    }
+
     /// A token of the answer has come.
     pub(crate) fn token(&mut self) {
         self.token_count += 1;
@@ -74,11 +88,12 @@ impl Stopwatch {
     /// The answer has ended; its cloud prompt came from `kv_origin`.
     pub(crate) fn stop(self, reason: FinishReason, kv_origin: Option<KvOrigin>) -> Times {
         let first_at = self.first_at.unwrap_or(self.last_at);
-        let PromptLens { cloud, private } = self.prompt;
+        let prompt = self.prompt;
         metrics::histogram!(names::EDGE_E2E_REQUEST_LATENCY_SECONDS)
             .record(self.last_at - self.asked_at);
-        metrics::counter!(names::EDGE_PROMPT_TOKENS_TOTAL).increment((cloud + private) as u64);
-        metrics::counter!(names::EDGE_PROMPT_TOKENS_CACHED_TOTAL).increment(cloud as u64);
+        metrics::counter!(names::EDGE_PROMPT_TOKENS_TOTAL)
+            .increment((prompt.cloud + prompt.private) as u64);
+        metrics::counter!(names::EDGE_PROMPT_TOKENS_CACHED_TOTAL).increment(prompt.cached() as u64);
         metrics::counter!(names::EDGE_GENERATION_TOKENS_TOTAL).increment(self.token_count as u64);
         metrics::counter!(names::EDGE_REQUEST_SUCCESS_TOTAL, names::FINISHED_REASON => reason.label())
             .increment(1);

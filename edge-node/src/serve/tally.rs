@@ -60,6 +60,17 @@ pub struct Counts {
     pub generation_tokens: u64,
 }
 
+impl PromptTokens {
+    /// The same, if so many of those to be computed turn out to be there.
+    pub(crate) const fn sharing(self, shared: usize) -> Self {
+        Self {
+            here: self.here + shared,
+            computed: self.computed - shared,
+            ..self
+        }
+    }
+}
+
 impl Tally {
     /// The engine is so busy.
     #[expect(clippy::cast_precision_loss, reason = "counts for a gauge")]
@@ -74,7 +85,7 @@ impl Tally {
         metrics::gauge!(names::EDGE_KV_CACHE_USAGE_PERC).set(load.kv_usage());
     }
 
-    /// The engine has taken a prompt in.
+    /// The engine has computed a prompt.
     pub(crate) fn prompt(&self, tokens: PromptTokens) {
         let queried = (tokens.here + tokens.coming + tokens.computed) as u64;
         let hit = tokens.here as u64;

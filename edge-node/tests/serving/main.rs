@@ -5,6 +5,7 @@
 mod edge;
 mod http;
 mod page;
+mod sessions;
 mod sources;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]

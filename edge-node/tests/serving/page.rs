@@ -131,8 +131,11 @@ fn a_prompt_that_comes_with_a_request_is_in_its_timeline() {
         "it is not here"
     );
     let told = edge.get("/v1/status").json();
-    assert_eq!(told["cloud"]["sent_messages"], 1);
-    let words = told["cloud"]["last_messages"][0].as_str().unwrap();
+    assert_eq!(
+        told["cloud"]["sent_messages"], 2,
+        "what the name means, and its layers"
+    );
+    let words = told["cloud"]["last_messages"][1].as_str().unwrap();
     assert!(words.contains("desk"), "{words}");
     assert_eq!(told["cloud_kv"]["used_bytes"], first["received_bytes"]);
     edge.wait_until_idle();

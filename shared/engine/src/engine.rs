@@ -72,6 +72,8 @@ pub struct Output {
     pub chosen: Chosen,
     /// Whether that was the last.
     pub finish: Option<Finish>,
+    /// Tokens of the private prompt that its session had computed before.
+    pub shared_len: usize,
 }
 
 /// What happened to the rows of a pass. The engine reads no clock: whoever is told may.
@@ -102,6 +104,8 @@ struct State {
     /// Private tokens: the prompt and what was generated.
     tokens: Vec<TokenId>,
     prompt_len: usize,
+    /// Tokens that its session had computed, known when its turn comes.
+    shared_len: Option<usize>,
     segment: Option<CloudSegment>,
     sampler: Sampler,
     max_tokens: usize,
@@ -168,6 +172,7 @@ impl Engine {
             State {
                 tokens: generation.prompt,
                 prompt_len,
+                shared_len: None,
                 segment: generation.segment,
                 sampler: generation.sampler,
                 max_tokens,
@@ -220,6 +225,11 @@ impl Engine {
     ) -> Option<Vec<Output>> {
         let Step { preempted, rows } = self.scheduler.next_step();
         self.drop_rows(&preempted);
+        for row in &rows {
+            if let Some(state) = self.sequences.get_mut(&row.id) {
+                state.shared_len.get_or_insert(row.start);
+            }
+        }
         let mut progressed = !rows.is_empty();
         let (ready, waiting): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| {
             let segment = self.sequences[&row.id].segment.as_ref();
@@ -323,6 +333,7 @@ impl Engine {
         let chosen = state.sampler.choose(logits);
         state.tokens.push(chosen.token);
         let generated = state.tokens.len() - state.prompt_len;
+        let shared_len = state.shared_len.unwrap_or(0);
         let finish = if state.end_tokens.contains(&chosen.token) {
             Some(Finish::EndToken)
         } else if generated >= state.max_tokens {
@@ -336,7 +347,12 @@ impl Engine {
         } else {
             self.scheduler.appended(id, chosen.token);
         }
-        Output { id, chosen, finish }
+        Output {
+            id,
+            chosen,
+            finish,
+            shared_len,
+        }
     }
 
     /// Voids what is under way for some sequences: a pass that waits has the row of one sequence.

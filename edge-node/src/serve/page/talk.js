@@ -60,6 +60,11 @@ function addTurn(who, kind) {
   return { turn, said: parts[1], after: parts[2] };
 }
 
+/** What was said before need not be computed again, for nobody else. */
+const SESSION = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+  byte.toString(16).padStart(2, "0"),
+).join("");
+
 function body(words, template) {
   const name = chosenPrompt();
   const common = {
@@ -67,6 +72,7 @@ function body(words, template) {
     stream_options: { include_usage: true },
     return_token_ids: true,
     cloud_prompt: name ?? false,
+    prompt_cache_key: SESSION,
     max_tokens: Number(at("max-tokens").value) || 256,
     temperature: Number(at("temperature").value) || 0,
   };
