@@ -11,6 +11,7 @@ pub mod metrics_listener;
 pub mod prompt_limit;
 mod resolve;
 pub mod running;
+pub mod serve;
 pub mod served_prompt;
 pub mod service;
 #[cfg(test)]
