@@ -37,10 +37,10 @@ pub(crate) struct Measured {
 impl Patience {
     /// About as long as computing `public_len` tokens here would take, from what was measured
     /// before.
-    pub fn measured(speed: PrefillSpeed, public_len: usize, config: &ModelConfig) -> Self {
+    pub fn measured(speed: PrefillSpeed, public_len: usize, config: &ModelConfig) -> Duration {
         let layers = u32::try_from(config.layer_count).unwrap_or(u32::MAX);
         let prefill = speed.layer(public_len).saturating_mul(layers);
-        Self::Limited(prefill.max(PATIENCE_MIN))
+        prefill.max(PATIENCE_MIN)
     }
 
     /// The limit for `public_len` tokens.
@@ -129,8 +129,8 @@ mod tests {
         let config = ModelShape::M110.config();
         let speed = PrefillSpeed::new(20 * MS, 128);
         let patience = |len| Patience::measured(speed, len, &config);
-        assert_eq!(patience(256), Patience::Limited(12 * 40 * MS));
-        assert_eq!(patience(1), Patience::Limited(PATIENCE_MIN));
+        assert_eq!(patience(256), 12 * 40 * MS);
+        assert_eq!(patience(1), PATIENCE_MIN);
     }
 
     #[test]

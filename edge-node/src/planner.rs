@@ -69,7 +69,7 @@ impl Planner {
         model: &Model,
         (prompt, tokens): (PromptRef, Vec<TokenId>),
     ) -> Result<Cloud, CloudPromptError> {
-        let first = self.first_to_fetch(model, tokens.len(), uplink.estimate());
+        let first = self.first_to_fetch(model, tokens.len(), uplink.fresh_estimate());
         if first.0 == model.geometry.layer_count() {
             return Ok(Cloud::Here { tokens });
         }

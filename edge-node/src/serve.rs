@@ -6,6 +6,7 @@ mod answering;
 mod api_error;
 mod args;
 mod bodies;
+pub mod cloud_health;
 mod completions;
 mod connections;
 mod fields;

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::kv_origin::KvOrigin;
 use crate::planner::CloudEstimate;
@@ -14,6 +14,10 @@ use edgeprompt_transport::{
 };
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+/// How long what was measured decides what is asked for. Measuring takes asking: an edge that once found
+/// its cloud slow would never ask again, and never see that it is not.
+const ESTIMATE_LASTS: Duration = Duration::from_secs(30);
 
 /// Links to one cloud, or to one neighbour, which is asked as if it were a cloud. Clones share the
 /// link.
@@ -37,8 +41,8 @@ struct State {
     link: Option<CloudLink>,
     /// The path as it was last seen, by whichever link.
     path: Option<LinkEstimate>,
-    /// How fast the cloud computed the layer that came last.
-    cloud_speed: Option<PrefillSpeed>,
+    /// How fast the cloud computed the layer that came last, and when that was.
+    cloud_speed: Option<(PrefillSpeed, Instant)>,
     /// Fetches that still take layers in.
     fetching: Vec<JoinHandle<()>>,
 }
@@ -124,13 +128,19 @@ impl Uplink {
         if let Some(path) = state.link.as_ref().and_then(CloudLink::estimate) {
             state.path = Some(path);
         }
-        let (link, speed) = (state.path?, state.cloud_speed?);
+        let (link, (speed, _)) = (state.path?, state.cloud_speed?);
         Some(CloudEstimate { link, speed })
+    }
+
+    /// The same if a layer has come lately: what is older is to be measured again.
+    pub fn fresh_estimate(&self) -> Option<CloudEstimate> {
+        let (_, noted_at) = self.state().cloud_speed?;
+        self.estimate().filter(|_| is_fresh(noted_at.elapsed()))
     }
 
     /// Notes how fast the cloud computed a layer.
     pub(crate) fn note_speed(&self, speed: PrefillSpeed) {
-        self.state().cloud_speed = Some(speed);
+        self.state().cloud_speed = Some((speed, Instant::now()));
     }
 
     /// Gives the link up, so that the next one is new.
@@ -189,5 +199,20 @@ fn any_port(peer: SocketAddr) -> SocketAddr {
         (SocketAddr::V4(_), false) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         (SocketAddr::V6(_), true) => (Ipv6Addr::LOCALHOST, 0).into(),
         (SocketAddr::V6(_), false) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+const fn is_fresh(age: Duration) -> bool {
+    age.as_millis() < ESTIMATE_LASTS.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_long_ago_decides_nothing() {
+        assert!(is_fresh(ESTIMATE_LASTS / 2));
+        assert!(!is_fresh(ESTIMATE_LASTS));
     }
 }

@@ -2,7 +2,7 @@
 //! computed here. Everybody whose request builds on the prompt goes on as layers come.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgeprompt_engine::CloudSegment;
 use edgeprompt_kv::LayerIndex;
@@ -179,6 +179,11 @@ impl Filler {
         self.speed
     }
 
+    /// How long to wait for a cloud that may send a prompt of `token_count` tokens.
+    pub(crate) fn patience(&self, token_count: usize) -> Duration {
+        Patience::measured(self.speed, token_count, &self.model.config)
+    }
+
     /// Begins to fill a segment of `token_count` tokens, which goes on when nobody waits for it.
     /// `None` if there is no thread for it.
     pub(crate) async fn begin(
@@ -187,7 +192,7 @@ impl Filler {
         token_count: usize,
         keep: Option<Keep>,
     ) -> Option<Begun> {
-        let patience = Patience::measured(self.speed, token_count, &self.model.config);
+        let patience = Patience::Limited(self.patience(token_count));
         let (tell, told) = watch::channel(Filling::Filling);
         let (tell_kept, told_kept) = watch::channel(Keeping::Pending);
         let (hand_out, segment) = oneshot::channel();

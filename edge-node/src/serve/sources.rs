@@ -6,20 +6,21 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use edgeprompt_kv::PromptId;
+use edgeprompt_kv::{PromptId, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptEntry, PromptName, PromptRef, Refusal};
 use edgeprompt_segment_store::SegmentReader;
 use edgeprompt_transport::FetchError;
+use tokio::time::timeout;
 
 use crate::answer::Cloud;
-use crate::cloud_prompt::{CloudPrompt, CloudPromptError};
+use crate::cloud_prompt::{CloudPrompt, CloudPromptError, Loss, LossReason};
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
 use crate::planner::Planner;
 use crate::remembered::{RememberedPrompt, RememberedPrompts};
+use crate::serve::cloud_health::CloudHealth;
 use crate::serve::filling::Filler;
 use crate::serve::neighbours::Neighbours;
 use crate::serve::segments::SharedPromptError;
@@ -38,26 +39,6 @@ pub struct Sources {
     pub cloud: Option<Uplink>,
     /// How the cloud was when it was last asked.
     pub health: CloudHealth,
-}
-
-/// Whether the cloud answered when it was last asked. It is well until then.
-#[derive(Debug, Default)]
-pub struct CloudHealth {
-    failed: AtomicBool,
-}
-
-impl CloudHealth {
-    pub(crate) fn is_well(&self) -> bool {
-        !self.failed.load(Ordering::Relaxed)
-    }
-
-    fn answered(&self) {
-        self.failed.store(false, Ordering::Relaxed);
-    }
-
-    fn failed(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A prompt, and where its layers come from.
@@ -174,7 +155,8 @@ impl Sources {
         opened.ok().flatten()
     }
 
-    /// Layers of a prompt whose tokens are known: from the cloud as far as that is faster.
+    /// Layers of a prompt whose tokens are known: from the cloud as far as that is faster. A cloud
+    /// that says nothing for as long as computing them would take is not waited for.
     async fn plan(
         &self,
         name: &PromptName,
@@ -185,25 +167,42 @@ impl Sources {
         let Some(uplink) = &self.cloud else {
             return Ok(Found::computed(model, known, Cloud::Here { tokens }));
         };
+        if self.health.is_silent() {
+            return Ok(Found::computed(
+                model,
+                known,
+                unavailable(tokens, silence()),
+            ));
+        }
         let planner = Planner::new(filler.speed());
         let named = PromptRef::Named(name.clone());
-        match planner.obtain(uplink, model, (named, tokens)).await {
-            Ok(Cloud::Arriving(prompt)) => {
+        let obtained = planner.obtain(uplink, model, (named, tokens.clone()));
+        let loss = match timeout(filler.patience(tokens.len()), obtained).await {
+            Ok(Ok(Cloud::Arriving(prompt))) => {
                 self.health.answered();
                 let found = Found::arriving(prompt);
                 self.remember(name, &found);
-                Ok(found)
+                return Ok(found);
             }
-            Ok(cloud) => Ok(Found::computed(model, known, cloud)),
-            Err(error) => {
+            Ok(Ok(cloud)) => return Ok(Found::computed(model, known, cloud)),
+            Ok(Err(error)) => {
                 self.check_refusal(name, &error)?;
-                let cloud = Cloud::Unavailable {
-                    tokens: known.tokens.clone(),
-                    loss: error.loss(),
-                };
-                Ok(Found::computed(model, known, cloud))
+                error.loss()
             }
+            Err(_) => {
+                let loss = silence();
+                tracing::warn!(%name, error = loss.detail, "a cloud prompt was not fetched");
+                loss
+            }
+        };
+        match loss.reason {
+            LossReason::Unreachable
+            | LossReason::LinkLost
+            | LossReason::Stalled
+            | LossReason::Slow => self.health.fell_silent(uplink),
+            LossReason::Refused | LossReason::Corrupt => {}
         }
+        Ok(Found::computed(model, known, unavailable(tokens, loss)))
     }
 
     /// A cloud that has no such prompt is the one answer that a memory must not contradict.
@@ -263,6 +262,19 @@ impl Sources {
         };
         let (name, manifest) = (name.clone(), prompt.manifest.clone());
         tokio::task::spawn_blocking(move || memory.keep_or_warn(&name, &manifest));
+    }
+}
+
+/// Layers that will not come.
+const fn unavailable(tokens: Vec<TokenId>, loss: Loss) -> Cloud {
+    Cloud::Unavailable { tokens, loss }
+}
+
+/// What is known of a cloud that says nothing.
+fn silence() -> Loss {
+    Loss {
+        reason: LossReason::Slow,
+        detail: "the cloud says nothing for as long as computing here takes".to_owned(),
     }
 }
 

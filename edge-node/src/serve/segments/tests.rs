@@ -8,12 +8,15 @@ use edgeprompt_engine::EngineLimits;
 use edgeprompt_kv::LayerRange;
 use edgeprompt_model::{Model, ModelShape};
 use edgeprompt_protocol::{FetchId, KvSource, Manifest};
+use edgeprompt_transport::{CloudIdentity, EdgeIdentity, LinkConfig};
 use tempfile::TempDir;
 
 use super::*;
+use crate::cloud_prompt::LossReason;
 use crate::prefill_speed::PrefillSpeed;
 use crate::remembered::RememberedPrompts;
 use crate::serve::generator::Generator;
+use crate::uplink::Uplink;
 
 struct World {
     model: Arc<Model>,
@@ -54,6 +57,10 @@ impl World {
     }
 
     fn prompts(&self, bytes_max: u64) -> CloudPrompts {
+        self.prompts_of(None, bytes_max)
+    }
+
+    fn prompts_of(&self, cloud: Option<Uplink>, bytes_max: u64) -> CloudPrompts {
         let some = |count| NonZeroUsize::new(count).unwrap();
         let limits = EngineLimits {
             max_num_seqs: some(1),
@@ -67,6 +74,7 @@ impl World {
         let filler = Filler::new(Arc::clone(&self.model), generator, speed);
         let sources = Sources {
             memory: Some(self.memory.clone()),
+            cloud,
             ..Sources::default()
         };
         CloudPrompts::new(sources, filler, bytes_max)
@@ -129,6 +137,33 @@ async fn what_was_unused_for_longest_makes_room() {
             bytes_max: 25 * World::TOKEN_BYTES,
         }
     );
+}
+
+#[tokio::test]
+async fn a_cloud_that_says_nothing_holds_up_nobody_who_knows_the_tokens() {
+    let hour = Duration::from_secs(3600);
+    let world = World::new();
+    world.remember("a", 10);
+    world.remember("b", 12);
+    // It takes packets and never answers.
+    let cloud = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let identity = CloudIdentity::in_memory().unwrap();
+    let edge = EdgeIdentity::join(&identity.invite(hour).unwrap()).unwrap();
+    let mut config = LinkConfig::default();
+    config.timeouts.connect = hour;
+    let uplink = Uplink::new(&[cloud.local_addr().unwrap()], &edge, config).unwrap();
+    let prompts = world.prompts_of(Some(uplink), 1 << 20);
+    for named in ["a", "b"] {
+        let named = name(named);
+        let asked = tokio::time::timeout(Duration::from_secs(60), prompts.get(&named));
+        let mut prompt = asked.await.expect("nobody waits for the cloud").unwrap();
+        let Filling::Filled(filled) = prompt.filling.ended().await else {
+            panic!("not filled");
+        };
+        assert_eq!(prompt.origin(), KvOrigin::Local);
+        assert_eq!(filled.loss.unwrap().reason, LossReason::Slow);
+    }
+    assert!(!prompts.source_is_well());
 }
 
 #[tokio::test]
