@@ -4,7 +4,6 @@
 //! The cloud runs in this process. The edge is `edge-node serve` in a process of its own, with a
 //! cache that is empty at the start of each round.
 
-mod client;
 mod edge;
 
 use std::net::Ipv4Addr;
@@ -17,7 +16,6 @@ use cloud_node::compute::PromptComputer;
 use cloud_node::library::PromptLibrary;
 use cloud_node::prompt_limit::PromptLimit;
 use cloud_node::service::{CloudService, PublicPrompts};
-use edge_node::serve::ServeArgs;
 use edgeprompt_launch::ModelArgs;
 use edgeprompt_model::Model;
 use edgeprompt_testkit::emulator::EmulatorHandle;
@@ -94,7 +92,7 @@ pub(crate) fn run(args: &FirstTokenArgs) -> Result<()> {
     let mut rounds = Vec::new();
     for round in 0..args.rounds {
         let cache = dir.path().join(format!("cache-{round}"));
-        let start = || Edge::start(args.model.clone(), &cloud.addr, (dir.path(), &cache));
+        let start = || Edge::start(&args.model, &cloud.addr, (dir.path(), &cache));
         let edge = start()?;
         let (first, second) = (edge.ask(NAME)?, edge.ask(NAME)?);
         edge.wait_until_on_disk()?;
@@ -127,11 +125,6 @@ pub(crate) fn run(args: &FirstTokenArgs) -> Result<()> {
     let path = result_dir.write_json("first-token.json", &report)?;
     println!("written to {}", path.display());
     Ok(())
-}
-
-/// The edge process: serves until it is killed.
-pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
-    edge_node::serve::run(args).map_err(|failure| failure.error)
 }
 
 fn print(rows: &[Row], token_count: usize) {

@@ -5,11 +5,15 @@
 mod children;
 mod decode;
 mod first_token;
+mod http;
 mod link;
 mod pipeline;
 mod plot;
 mod provenance;
 mod result_dir;
+mod serving;
+#[cfg(target_os = "linux")]
+mod soak;
 mod statistics;
 mod transfer;
 
@@ -26,13 +30,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// `cloud-node serve`, as a process of the subcommands that need one
+    #[command(hide = true)]
+    CloudNodeServe(Box<serving::CloudNodeArgs>),
     /// Tokens per second of many sequences on one cloud prompt, relay beside paged
     Decode(decode::DecodeArgs),
+    /// `edge-node serve`, as a process of the subcommands that need one
+    #[command(hide = true)]
+    EdgeNodeServe(Box<serving::EdgeNodeArgs>),
     /// Time to first token of the first request on a cloud prompt, the second, and after a restart
     FirstToken(Box<first_token::FirstTokenArgs>),
-    /// The edge process of `first-token`, which starts it
-    #[command(hide = true)]
-    FirstTokenEdge(Box<edge_node::serve::ServeArgs>),
     /// The rate at which the link emulator itself saturates on this machine
     Link(link::LinkArgs),
     /// Time to first token of cloud and edge over an emulated link, against the flow-shop model
@@ -43,19 +50,25 @@ enum Command {
     /// The edge process of `pipeline`, which starts it
     #[command(hide = true)]
     PipelineEdge(pipeline::edge::EdgeArgs),
+    /// Many streaming users for minutes, while the cloud, the link and the disk fail
+    #[cfg(target_os = "linux")]
+    Soak(Box<soak::SoakArgs>),
     /// Layers through our transport beside a plain QUIC stream and TCP
     Transfer(transfer::TransferArgs),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::CloudNodeServe(args) => serving::cloud(&args),
         Command::Decode(args) => decode::run(&args),
+        Command::EdgeNodeServe(args) => serving::edge(&args),
         Command::FirstToken(args) => first_token::run(&args),
-        Command::FirstTokenEdge(args) => first_token::serve(&args),
         Command::Link(args) => link::run(&args),
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),
         Command::PipelineEdge(args) => pipeline::edge::run(&args),
+        #[cfg(target_os = "linux")]
+        Command::Soak(args) => soak::run(&args),
         Command::Transfer(args) => transfer::run(&args),
     }
 }

@@ -6,7 +6,7 @@ mod busy;
 pub(crate) mod cloud;
 pub(crate) mod edge;
 mod messages;
-mod plan;
+pub(crate) mod plan;
 mod plots;
 mod point;
 mod sweep;

@@ -3,7 +3,10 @@
 //!
 //! plotters, which the examples use, fixes every colour; these follow the reader's colour scheme.
 
+mod axis;
 pub(crate) mod colour;
 pub(crate) mod gantt;
 pub(crate) mod heat_map;
 pub(crate) mod svg;
+#[cfg(target_os = "linux")]
+pub(crate) mod time_plot;

@@ -1,16 +1,16 @@
-//! The edge of `first-token`: `edge-node serve` in a process that this program starts again as.
+//! The edge of `first-token`: `edge-node serve` in a process of its own, and what is asked of it.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use edgeprompt_launch::ModelArgs;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Sample;
-use super::client;
+use crate::http::Server;
+use crate::pipeline::plan::model_arguments;
+use crate::serving::{Node, NodeSpec, ServingNode};
 
 /// How long a segment may take to get on the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -20,46 +20,35 @@ const ANSWER_LEN: usize = 8;
 
 /// A serving edge; dropping it ends it as a crash would.
 pub(super) struct Edge {
-    child: Child,
-    addr: String,
+    server: Server,
+    _process: ServingNode,
 }
 
 impl Edge {
     /// Starts one that has the identity in `dir` and an own cache, and warms it up.
     pub(super) fn start(
-        model: ModelArgs,
+        model: &ModelArgs,
         cloud: &str,
         (dir, cache): (&Path, &Path),
     ) -> Result<Self> {
-        let program = std::env::current_exe().context("this program's own path is not known")?;
-        let mut command = Command::new(program);
-        command.args(["first-token-edge", "--port", "0", "--cloud", cloud]);
-        command.arg("--identity").arg(dir.join("identity"));
-        command.arg("--cache-dir").arg(cache);
-        command.arg("--remembered").arg(cache.join("names"));
-        if let Some(path) = model.model {
-            command.arg("--model").arg(path);
-        }
-        command.args(["--device", &model.device.to_string()]);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("the edge does not start")?;
-        let out = child.stdout.take().context("a child's output is piped")?;
-        let mut edge = Self {
-            child,
-            addr: String::new(),
+        let mut args = vec!["-q".into(), "--port".into(), "0".into()];
+        args.extend(["--cloud".into(), cloud.into()]);
+        args.extend(["--identity".into(), dir.join("identity").into()]);
+        args.extend(["--cache-dir".into(), cache.into()]);
+        args.extend(["--remembered".into(), cache.join("names").into()]);
+        args.extend(model_arguments(model).into_iter().map(Into::into));
+        let process = ServingNode::start(&NodeSpec {
+            node: Node::Edge,
+            args,
+            log: None,
+        })?;
+        let edge = Self {
+            server: Server::at(process.addr()),
+            _process: process,
         };
-        for line in BufReader::new(out).lines() {
-            if let Some(addr) = line?.strip_prefix("listening on http://") {
-                edge.addr = addr.to_owned();
-                // The first pass of a process pays for its thread pool.
-                edge.complete(&json!(false))?;
-                return Ok(edge);
-            }
-        }
-        bail!("the edge has ended: its log is above")
+        // The first pass of a process pays for its thread pool.
+        edge.complete(&json!(false))?;
+        Ok(edge)
     }
 
     /// Asks on top of a cloud prompt.
@@ -74,8 +63,7 @@ impl Edge {
     pub(super) fn wait_until_on_disk(&self) -> Result<()> {
         let give_up = Instant::now() + DISK_PATIENCE;
         while Instant::now() < give_up {
-            let listed = client::get(&self.addr, "/v1/cloud-prompts")?;
-            let listed: serde_json::Value = serde_json::from_str(&listed)?;
+            let listed = self.server.get_json("/v1/cloud-prompts")?;
             let prompts = listed["data"].as_array().context("a list is expected")?;
             if prompts.iter().all(|prompt| prompt["on_disk"] == true) {
                 return Ok(());
@@ -85,27 +73,37 @@ impl Edge {
         bail!("the cloud prompt is not on disk after {DISK_PATIENCE:?}")
     }
 
-    fn complete(&self, cloud_prompt: &serde_json::Value) -> Result<Sample> {
+    /// Asks for a streamed completion and times its first token.
+    fn complete(&self, cloud_prompt: &Value) -> Result<Sample> {
         let body = json!({
             "prompt": "Ada asks what the ruby plan costs.\n", "cloud_prompt": cloud_prompt,
             "temperature": 0, "max_tokens": ANSWER_LEN, "ignore_eos": true, "stream": true,
         });
-        client::stream(&self.addr, &body)
+        let start = Instant::now();
+        let mut sample = Sample {
+            ttft_ms: 0.0,
+            cloud_bytes: 0,
+            kv_source: String::new(),
+            text: String::new(),
+        };
+        for event in self.server.stream("/v1/completions", &body)? {
+            let event = event?;
+            if sample.ttft_ms == 0.0 {
+                sample.ttft_ms = start.elapsed().as_secs_f64() * 1e3;
+            }
+            sample.text += event["choices"][0]["text"].as_str().unwrap_or_default();
+            if let Some(source) = event["timings"]["kv_source"].as_str() {
+                sample.kv_source = source.to_owned();
+            }
+        }
+        Ok(sample)
     }
 
     fn received_bytes(&self) -> Result<u64> {
-        let metrics = client::get(&self.addr, "/metrics")?;
+        let metrics = self.server.get("/metrics")?;
         let mut lines = metrics.lines();
         let value = lines.find_map(|line| line.strip_prefix("edge_kv_bytes_transferred_total "));
         // Nothing was received before the first sample.
         Ok(value.unwrap_or("0").parse()?)
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        // Fails if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use edgeprompt_telemetry::timeline::{LayerTimeline, LayerTimes, Span};
 
+use super::axis::ticks;
 use super::colour::{BLUE, GREEN, ORANGE};
 use super::svg::{Anchor, Paint, Rect, Svg};
 
@@ -29,6 +30,7 @@ const MARK_HEIGHT: f64 = 17.0;
 const LANE: f64 = 7.0;
 /// Three lanes and a gap.
 const ROW: f64 = 3.0 * LANE + 5.0;
+/// About so many.
 const TICKS: f64 = 8.0;
 
 /// Where times lie on the page.
@@ -91,7 +93,7 @@ impl Area {
     }
 
     fn draw_time(&self, svg: &mut Svg) {
-        for tick in ticks(self.end_ms) {
+        for tick in ticks(self.end_ms, TICKS) {
             let x = self.x(Duration::from_secs_f64(tick / 1e3)).round() + 0.5;
             svg.line((x, self.top), (x, self.bottom), "grid");
             let label = format!("{tick}");
@@ -194,21 +196,6 @@ fn legend(svg: &mut Svg) {
     }
 }
 
-/// Round numbers from 0 to `end`, about [`TICKS`] of them.
-fn ticks(end: f64) -> impl Iterator<Item = f64> {
-    let rough = end / TICKS;
-    let power = 10_f64.powf(rough.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0];
-    let step = steps.map(|step| step * power).into_iter();
-    let step = step
-        .clone()
-        .find(|step| *step >= rough)
-        .unwrap_or(10.0 * power);
-    (0..)
-        .map(move |index| (f64::from(index) * step * 1e6).round() / 1e6)
-        .take_while(move |tick| *tick <= end)
-}
-
 /// Layers and marks are few.
 #[expect(clippy::cast_precision_loss, reason = "a count on a page")]
 fn index_as_f64(index: usize) -> f64 {
@@ -221,16 +208,6 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    #[test]
-    fn ticks_are_round_and_few() {
-        let found: Vec<_> = ticks(730.0).collect();
-        assert_eq!(
-            found,
-            [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0]
-        );
-        assert_eq!(ticks(0.9).last(), Some(0.8));
     }
 
     #[test]

@@ -115,12 +115,19 @@ impl Svg {
         if points.is_empty() {
             return;
         }
-        let mut path = String::new();
-        for (x, y) in points {
-            let _ = write!(path, "{x:.2},{y:.2} ");
-        }
-        let path = path.trim_end();
+        let path = path(points);
         self.element(&format!(r#"<polyline points="{path}" class="{class}"/>"#));
+    }
+
+    /// Adds a thin line of a colour through points, if there are any.
+    pub(crate) fn curve(&mut self, points: &[(f64, f64)], colour: Rgb) {
+        if points.is_empty() {
+            return;
+        }
+        let (path, colour) = (path(points), colour.hex());
+        self.element(&format!(
+            r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-linejoin="round"/>"#
+        ));
     }
 
     /// Adds a line of text whose baseline is at a point.
@@ -176,6 +183,15 @@ impl Anchor {
             Self::End => "end",
         }
     }
+}
+
+fn path(points: &[(f64, f64)]) -> String {
+    let mut path = String::new();
+    for (x, y) in points {
+        let _ = write!(path, "{x:.2},{y:.2} ");
+    }
+    path.truncate(path.trim_end().len());
+    path
 }
 
 fn escaped(text: &str) -> String {

@@ -34,6 +34,18 @@ impl LinkSpec {
     pub(crate) fn share(self, megabits: f64) -> f64 {
         megabits / self.megabits as f64
     }
+
+    /// Puts the link in front of `target`.
+    pub(crate) fn emulate(self, target: SocketAddr, seed: u64) -> Result<EmulatorHandle> {
+        // Between 0 and a million, so nothing is lost.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let per_million = (self.loss_percent * 1e4).round() as u32;
+        let rate = BitRate::megabits_per_second(self.megabits);
+        let direction = DirectionProfile::constant(rate, self.rtt / 2)
+            .with_loss(Probability::per_million(per_million));
+        let link = EmulatedLink::symmetric(direction, seed);
+        Ok(LinkEmulator::start(target, link)?)
+    }
 }
 
 impl FromStr for LinkSpec {
@@ -69,17 +81,8 @@ impl LinkArgs {
 
     /// Puts the link in front of `target`, if one is asked for.
     pub(crate) fn emulate(&self, target: SocketAddr) -> Result<Option<EmulatorHandle>> {
-        let Some(spec) = self.link else {
-            return Ok(None);
-        };
-        // Between 0 and a million, so nothing is lost.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let per_million = (spec.loss_percent * 1e4).round() as u32;
-        let rate = BitRate::megabits_per_second(spec.megabits);
-        let direction = DirectionProfile::constant(rate, spec.rtt / 2)
-            .with_loss(Probability::per_million(per_million));
-        let link = EmulatedLink::symmetric(direction, self.seed);
-        Ok(Some(LinkEmulator::start(target, link)?))
+        let link = self.link.map(|spec| spec.emulate(target, self.seed));
+        link.transpose()
     }
 }
 

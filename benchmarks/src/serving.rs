@@ -1,0 +1,166 @@
+//! The nodes' `serve` in processes of their own: this program started again, with every argument that
+//! `cloud-node serve` and `edge-node serve` take.
+//!
+//! A node ends when its input does, so none outlives the harness, however that ends.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use edgeprompt_launch::LogArgs;
+use edgeprompt_telemetry::tracing_setup::Verbosity;
+
+/// Arguments of the edge's process.
+#[derive(Args)]
+pub(crate) struct EdgeNodeArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    serve: edge_node::serve::ServeArgs,
+}
+
+/// Arguments of the cloud's process.
+#[derive(Args)]
+pub(crate) struct CloudNodeArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    serve: cloud_node::serve::ServeArgs,
+}
+
+/// Which node to start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Node {
+    /// `edge-node serve`.
+    Edge,
+    /// `cloud-node serve`.
+    Cloud,
+}
+
+/// What to start.
+pub(crate) struct NodeSpec {
+    /// Which node.
+    pub(crate) node: Node,
+    /// What it is told.
+    pub(crate) args: Vec<OsString>,
+    /// Where its log goes; to the harness's own otherwise.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// A serving node; dropping it ends it as a crash would.
+pub(crate) struct ServingNode {
+    child: Child,
+    addr: String,
+}
+
+/// The edge process: serves until it is killed.
+pub(crate) fn edge(args: &EdgeNodeArgs) -> Result<()> {
+    args.log.init(Verbosity::Normal)?;
+    end_with_the_input();
+    #[cfg(target_os = "linux")]
+    let _handled = fail_writes_past_a_limit()?;
+    edge_node::serve::run(&args.serve).map_err(|failure| failure.error)
+}
+
+/// The cloud process: serves until it is killed.
+pub(crate) fn cloud(args: &CloudNodeArgs) -> Result<()> {
+    args.log.init(Verbosity::Normal)?;
+    end_with_the_input();
+    cloud_node::serve::run(&args.serve).map_err(|failure| failure.error)
+}
+
+fn end_with_the_input() {
+    std::thread::spawn(|| {
+        // However it ends, whoever wrote it is gone.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+}
+
+/// A write past a limit of a file's size fails as on a full disk, where a signal would end the
+/// process: a soak that may not make a small disk limits files instead.
+#[cfg(target_os = "linux")]
+fn fail_writes_past_a_limit() -> Result<(tokio::runtime::Runtime, tokio::signal::unix::Signal)> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let handled = {
+        let _inside = runtime.enter();
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?
+    };
+    Ok((runtime, handled))
+}
+
+impl Node {
+    /// The hidden subcommand that is this node.
+    const fn subcommand(self) -> &'static str {
+        match self {
+            Self::Edge => "edge-node-serve",
+            Self::Cloud => "cloud-node-serve",
+        }
+    }
+}
+
+impl ServingNode {
+    /// Starts a node and waits until it listens.
+    pub(crate) fn start(spec: &NodeSpec) -> Result<Self> {
+        let name = spec.node.subcommand();
+        let program = std::env::current_exe().context("this program's own path is not known")?;
+        let mut child = Command::new(program)
+            .arg(name)
+            .args(&spec.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(match spec.log {
+                Some(_) => Stdio::piped(),
+                None => Stdio::inherit(),
+            })
+            .spawn()
+            .with_context(|| format!("{name} does not start"))?;
+        let out = child.stdout.take().context("a child's output is piped")?;
+        let log = child.stderr.take();
+        let mut node = Self {
+            child,
+            addr: String::new(),
+        };
+        if let (Some(mut log), Some(path)) = (log, &spec.log) {
+            let mut file = File::options().create(true).append(true).open(path)?;
+            // Through the harness, whose files nobody limits. Ends with the child.
+            std::thread::spawn(move || std::io::copy(&mut log, &mut file));
+        }
+        for line in BufReader::new(out).lines() {
+            if let Some(addr) = line?.strip_prefix("listening on ") {
+                node.addr = addr.trim_start_matches("http://").to_owned();
+                return Ok(node);
+            }
+        }
+        match &spec.log {
+            Some(path) => bail!("{name} has ended: its log is {}", path.display()),
+            None => bail!("{name} has ended: its log is above"),
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// The number of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for ServingNode {
+    fn drop(&mut self) {
+        // Fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
