@@ -120,7 +120,7 @@ fn join(args: &JoinArgs) -> Result<(), Failure> {
         .context("use --replace to put an earlier identity aside")
         .map_err(Failure::of(Exit::Usage))?;
     say(format_args!(
-        "Joined as {}; identity in {}.\n",
+        "Identity {} is in {}; the cloud admits it at its first connection, within a day.\n",
         identity.name(),
         dir.display()
     ))

@@ -207,6 +207,13 @@ impl Filler {
         let started = thread.spawn(move || {
             let (filled, segment) = filler.fill(cloud, patience, (hand_out, &writing));
             let bytes = filled.bytes;
+            tracing::info!(
+                tokens = token_count,
+                source = bytes.main().map_or("nothing", KvOrigin::label),
+                recomputed_layers = filled.recomputed_count,
+                milliseconds = writing.began_at().elapsed().as_millis(),
+                "a cloud prompt is complete"
+            );
             tell.send_replace(Filling::Filled(filled));
             filler.generator.wake();
             let kept = keep.map_or(Keeping::NotKept, |keep| keep.keep(&segment, bytes));

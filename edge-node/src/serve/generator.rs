@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use edgeprompt_engine::{
-    Engine, EngineLimits, Generation, Output, PassEvent, ScheduledRow, SequenceId, SubmitError,
+    Engine, EngineLimits, Finish, Generation, Output, PassEvent, ScheduledRow, SequenceId,
+    SubmitError,
 };
 use edgeprompt_model::Model;
 use tokio::sync::{mpsc, oneshot};
@@ -234,7 +235,9 @@ impl Worker {
 
     fn tell(&mut self, output: Output) {
         let (id, ended) = (output.id, output.finish.is_some());
-        self.tally.token();
+        if output.finish != Some(Finish::EndToken) {
+            self.tally.token();
+        }
         if let Some(Expected { prompt, recorder }) = self.expected.remove(&id) {
             self.tally.prompt(prompt.sharing(output.shared_len));
             if let Some(recorder) = recorder {

@@ -145,7 +145,16 @@ mod tests {
         let addr = serving(patience).await;
         assert_eq!(all(sent(addr, "GET / HT").await).await, "");
         assert_eq!(all(sent(addr, "").await).await, "");
-        // An idle connection too, and not before its answer.
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_and_not_before_its_answer() {
+        // Long enough for a whole head to arrive, however busy the machine is.
+        let patience = ClientPatience {
+            head: Duration::from_secs(2),
+            read: LONG,
+        };
+        let addr = serving(patience).await;
         let answer = all(sent(addr, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await).await;
         assert!(answer.ends_with("hello"), "{answer}");
     }

@@ -146,7 +146,8 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), ApiError> {
         Value::String(text) => text.is_empty() || text == "none",
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty() || map.get("type") == Some(&Value::from("text")),
-        Value::Bool(true) | Value::Number(_) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Bool(true) => false,
     };
     let names = [
         "tools",
@@ -155,6 +156,20 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), ApiError> {
         "logit_bias",
         "suffix",
         "echo",
+        // vLLM's and llama.cpp's.
+        "min_tokens",
+        "stop_token_ids",
+        "bad_words",
+        "allowed_token_ids",
+        "prompt_logprobs",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "grammar",
+        "json_schema",
+        "mirostat",
     ];
     for name in names {
         if fields.value(name).is_some_and(|value| !is_nothing(value)) {

@@ -98,8 +98,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(neighbourly) = neighbourly {
         neighbourly.abort();
     }
-    runtime.block_on(end(serving, uplink));
-    runtime.block_on(server.prompts.settle(DISK_PATIENCE));
+    runtime.block_on(end(serving, uplink, &server.prompts));
     Ok(())
 }
 
@@ -112,7 +111,10 @@ async fn listen(args: &ServeArgs) -> Result<(TcpListener, SocketAddr), Failure> 
     };
     listened
         .await
-        .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))
+        .with_context(|| {
+            let (host, port) = (&args.host, args.port);
+            format!("cannot listen on {host}:{port}: choose another --host or --port")
+        })
         .map_err(Failure::of(Exit::Usage))
 }
 
@@ -262,18 +264,20 @@ async fn told_to_stop() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
-/// Lets answers under way end, unless the process is told to stop again.
-async fn end(serving: JoinHandle<()>, uplink: Option<Uplink>) {
+/// Lets answers, fetches and writing to the disk cache end, unless the process is told to stop again.
+async fn end(serving: JoinHandle<()>, uplink: Option<Uplink>, prompts: &CloudPrompts) {
     tracing::info!("draining: no new requests");
-    tokio::select! {
-        drained = timeout(DRAIN_PATIENCE, serving) => {
-            if drained.is_err() {
-                tracing::warn!("answers under way were cut off");
-            }
+    let drained = async {
+        if timeout(DRAIN_PATIENCE, serving).await.is_err() {
+            tracing::warn!("answers under way were cut off");
         }
-        _ = told_to_stop() => {}
-    }
-    if let Some(uplink) = uplink {
-        uplink.close(CLOSE_PATIENCE).await;
+        if let Some(uplink) = uplink {
+            uplink.close(CLOSE_PATIENCE).await;
+        }
+        prompts.settle(DISK_PATIENCE).await;
+    };
+    tokio::select! {
+        () = drained => {}
+        _ = told_to_stop() => tracing::warn!("told again to stop: ending at once"),
     }
 }

@@ -166,6 +166,13 @@ impl Capacity {
             .max_model_len
             .map_or(context_len_max, NonZeroUsize::get);
         let model_len_max = asked.min(context_len_max);
+        if asked > context_len_max {
+            tracing::warn!(
+                asked,
+                context_len_max,
+                "--max-model-len is more than the model's context, which counts"
+            );
+        }
         let geometry = &model.geometry;
         let layer_bytes = geometry.layer_bytes(BLOCK_LEN.get(), KvDtype::F32) as u64;
         let block_bytes = layer_bytes

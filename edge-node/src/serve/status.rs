@@ -50,9 +50,9 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Value>, A
 
 fn cloud(server: &Server, uplink: &Uplink) -> Value {
     let link = uplink.estimate().map(|estimate| estimate.link);
-    let frames = uplink.sent().frames();
-    let sent_bytes: usize = frames.iter().map(|frame| frame.len()).sum();
-    let told = frames.iter().rev().take(MESSAGES_TOLD_MAX).rev();
+    let sent = uplink.sent().count();
+    let told = uplink.sent().last(MESSAGES_TOLD_MAX);
+    let told = told.iter();
     let told = told.map(|frame| {
         let request = frame.get(FRAME_PREFIX_BYTES..);
         let request = request.and_then(|request| decode_request(request).ok());
@@ -62,8 +62,8 @@ fn cloud(server: &Server, uplink: &Uplink) -> Value {
         "kv_plane": server.kv_plane(),
         "rate_bits_per_second": link.map(|link| link.rate.as_bits_per_second()),
         "rtt_ms": link.map(|link| link.rtt.as_secs_f64() * 1e3),
-        "sent_messages": frames.len() + uplink.sent().omitted_count(),
-        "sent_bytes": sent_bytes,
+        "sent_messages": sent.messages,
+        "sent_bytes": sent.bytes,
         "last_messages": told.collect::<Vec<_>>(),
     })
 }

@@ -24,6 +24,11 @@ pub(crate) async fn tokenize(
     let fields = fields(http).await?;
     let special = fields.read("add_special_tokens", "true or false", Value::as_bool)?;
     let (asked, field) = asked(&fields)?;
+    // llama.cpp's default is another one than vLLM's.
+    let special = match field {
+        "content" => Some(fields.flag("add_special")?),
+        _ => special,
+    };
     drop(fields);
     let model = Arc::clone(&server.model);
     let tokens = tokio::task::spawn_blocking(move || {

@@ -112,6 +112,14 @@ struct State {
     end_tokens: Vec<TokenId>,
 }
 
+impl State {
+    /// Whether no layer of its cloud prompt is missing.
+    fn is_ready(&self) -> bool {
+        let segment = self.segment.as_ref();
+        segment.is_none_or(CloudSegment::is_complete)
+    }
+}
+
 struct Suspended {
     pass: BatchPass,
     rows: Vec<ScheduledRow>,
@@ -221,9 +229,27 @@ impl Engine {
     /// As [`Engine::step`]; tells `tell` what happens to which rows, as it happens.
     pub fn step_told(
         &mut self,
+        tell: &mut (impl FnMut(PassEvent, &[ScheduledRow]) + Send),
+    ) -> Option<Vec<Output>> {
+        if self.model.decoder.is_on_cpu() {
+            // Among the threads that compute: handing each product over to them takes longer than
+            // some products.
+            rayon::scope(|_| self.step_here(tell))
+        } else {
+            self.step_here(tell)
+        }
+    }
+
+    fn step_here(
+        &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
     ) -> Option<Vec<Output>> {
-        let Step { preempted, rows } = self.scheduler.next_step();
+        let sequences = &self.sequences;
+        let arriving = |id| {
+            let state: Option<&State> = sequences.get(&id);
+            state.is_some_and(|state| !state.is_ready())
+        };
+        let Step { preempted, rows } = self.scheduler.next_step(arriving);
         self.drop_rows(&preempted);
         for row in &rows {
             if let Some(state) = self.sequences.get_mut(&row.id) {
@@ -231,30 +257,56 @@ impl Engine {
             }
         }
         let mut progressed = !rows.is_empty();
-        let (ready, waiting): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| {
-            let segment = self.sequences[&row.id].segment.as_ref();
-            segment.is_none_or(CloudSegment::is_complete)
-        });
-        // Those that wait for a cloud prompt do so each for itself, and hold up nobody else.
-        let mut passes: Vec<_> = waiting.into_iter().map(|row| vec![row]).collect();
-        passes.push(ready);
-        for rows in passes.into_iter().filter(|rows| !rows.is_empty()) {
-            self.suspended.push(self.begin(rows));
-        }
+        let (ready, waiting): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|row| self.sequences[&row.id].is_ready());
         let mut outputs = Vec::new();
-        for mut suspended in std::mem::take(&mut self.suspended) {
-            match self.advance(&mut suspended, tell) {
-                (Progress::Complete, _) => {
-                    progressed = true;
-                    self.complete(suspended, &mut outputs);
-                }
-                (_, layers_done) => {
-                    progressed |= layers_done > 0;
-                    self.suspended.push(suspended);
-                }
+        if !ready.is_empty() {
+            let mut ready = self.begin(ready);
+            match self.advance(&mut ready, tell) {
+                (Progress::Complete, _) => self.complete(ready, &mut outputs),
+                _ => self.suspended.push(ready),
             }
         }
+        // Those that wait for a cloud prompt do so each for itself, and hold up nobody else.
+        for row in waiting {
+            let waiting = self.begin(vec![row]);
+            self.suspended.push(waiting);
+        }
+        progressed |= self.resume(tell, &mut outputs);
         progressed.then_some(outputs)
+    }
+
+    /// Goes on with passes whose layers have come, with one at least and with no more tokens than a
+    /// step may have; the others are the first in the next step. Whether anything was computed.
+    fn resume(
+        &mut self,
+        tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
+        outputs: &mut Vec<Output>,
+    ) -> bool {
+        let token_count_max = self.scheduler.limits().max_num_batched_tokens.get();
+        let mut token_count = 0;
+        let (mut put_off, mut tried) = (Vec::new(), Vec::new());
+        for mut suspended in std::mem::take(&mut self.suspended) {
+            let row_tokens: usize = suspended.rows.iter().map(|row| row.len).sum();
+            if token_count > 0 && token_count + row_tokens > token_count_max {
+                put_off.push(suspended);
+                continue;
+            }
+            let (progress, layers_done) = self.advance(&mut suspended, tell);
+            if progress == Progress::Complete {
+                token_count += row_tokens;
+                self.complete(suspended, outputs);
+                continue;
+            }
+            if layers_done > 0 {
+                token_count += row_tokens;
+            }
+            tried.push(suspended);
+        }
+        put_off.append(&mut tried);
+        self.suspended = put_off;
+        token_count > 0
     }
 
     /// As far as the layers at hand allow; also how many layers that were.

@@ -125,6 +125,11 @@ impl Scheduler {
         }
     }
 
+    /// What it may use.
+    pub const fn limits(&self) -> &SchedulerLimits {
+        &self.limits
+    }
+
     /// Lets a sequence wait for its turn: `prompt_len` private tokens at least one, and up to
     /// `max_tokens` generated ones.
     ///
@@ -189,7 +194,10 @@ impl Scheduler {
 
     /// Plans a step. Its rows are under way until [`Scheduler::computed`]; a sequence whose row is
     /// under way gets no other.
-    pub fn next_step(&mut self) -> Step {
+    ///
+    /// Sequences for which `arriving` holds wait for layers of a cloud prompt in between. Of those at
+    /// most every second place is taken, so that they hold up nobody else.
+    pub fn next_step(&mut self, arriving: impl Fn(SequenceId) -> bool) -> Step {
         let mut step = Step::default();
         let mut left = self
             .limits
@@ -204,7 +212,7 @@ impl Scheduler {
         for id in prompts {
             left -= self.schedule(id, left, &mut step);
         }
-        self.admit(left, &mut step);
+        self.admit(left, arriving, &mut step);
         step
     }
 
@@ -314,53 +322,67 @@ impl Scheduler {
 
     /// Gives waiting sequences their turn as long as tokens, places and blocks are left. Nobody is
     /// preempted for one that comes later.
-    fn admit(&mut self, mut left: usize, step: &mut Step) {
+    fn admit(&mut self, mut left: usize, arriving: impl Fn(SequenceId) -> bool, step: &mut Step) {
         // A block freed by a preemption is for the one it was freed for.
-        while step.preempted.is_empty()
-            && left > 0
-            && self.running.len() < self.limits.max_num_seqs.get()
-        {
-            let Some(next) = self.waiting.first_entry() else {
+        if !step.preempted.is_empty() {
+            return;
+        }
+        let places = self.limits.max_num_seqs.get();
+        let arriving_max = places.div_ceil(2);
+        let mut arriving_count = self.running.keys().filter(|id| arriving(**id)).count();
+        let waiting: Vec<_> = self.waiting.keys().copied().collect();
+        for id in waiting {
+            if left == 0 || self.running.len() >= places {
+                return;
+            }
+            let is_arriving = arriving(id);
+            if is_arriving && arriving_count >= arriving_max {
+                continue;
+            }
+            let Some(row) = self.admit_one(id, left) else {
                 return;
             };
-            let (id, token_count) = (*next.key(), next.get().token_count);
-            let block_len = self.limits.block_len;
-            // The last token is always computed: what follows it comes of that.
-            let shared = next
-                .get()
-                .session
-                .as_ref()
-                .map_or_else(Vec::new, |session| {
-                    let tokens = &session.tokens[..token_count - 1];
-                    self.cache.find(session.id, tokens, block_len.get())
-                });
-            let computed = shared.len() * block_len.get();
-            let len = (token_count - computed).min(left);
-            let mut table = BlockTable::sharing(&mut self.pool, &shared, block_len);
-            while table.reserve(&mut self.pool, computed + len).is_err() {
-                if !self.cache.evict(&mut self.pool) {
-                    table.clear(&mut self.pool);
-                    return;
-                }
-            }
-            self.running.insert(
-                id,
-                Running {
-                    table,
-                    session: next.remove().session,
-                    cached: shared.len(),
-                    token_count,
-                    computed,
-                    in_flight: len,
-                },
-            );
-            step.rows.push(ScheduledRow {
-                id,
-                start: computed,
-                len,
-            });
-            left -= len;
+            arriving_count += usize::from(is_arriving);
+            left -= row.len;
+            step.rows.push(row);
         }
+    }
+
+    /// Gives one its turn, with a row of at most `len_max` tokens; `None` without blocks for that.
+    fn admit_one(&mut self, id: SequenceId, len_max: usize) -> Option<ScheduledRow> {
+        let Waiting {
+            token_count,
+            session,
+        } = self.waiting.get(&id)?;
+        let (token_count, block_len) = (*token_count, self.limits.block_len);
+        // The last token is always computed: what follows it comes of that.
+        let shared = session.as_ref().map_or_else(Vec::new, |session| {
+            let tokens = &session.tokens[..token_count - 1];
+            self.cache.find(session.id, tokens, block_len.get())
+        });
+        let computed = shared.len() * block_len.get();
+        let len = (token_count - computed).min(len_max);
+        let mut table = BlockTable::sharing(&mut self.pool, &shared, block_len);
+        while table.reserve(&mut self.pool, computed + len).is_err() {
+            if !self.cache.evict(&mut self.pool) {
+                table.clear(&mut self.pool);
+                return None;
+            }
+        }
+        let running = Running {
+            table,
+            session: self.waiting.remove(&id)?.session,
+            cached: shared.len(),
+            token_count,
+            computed,
+            in_flight: len,
+        };
+        self.running.insert(id, running);
+        Some(ScheduledRow {
+            id,
+            start: computed,
+            len,
+        })
     }
 }
 

@@ -86,8 +86,8 @@ fn prefetch(number: &f32) {
 }
 
 /// Rows laid out for reading: by tiles of `TILE_ROWS`, in each of which the numbers that meet the
-/// same line of the piece are side by side. The last tile is filled up with zeros.
-#[derive(Debug)]
+/// same line of the piece are side by side. The last tile is filled up with zeros. Deliberately not
+/// `Debug`: they may be private.
 pub struct PackedRows {
     /// `[tile, depth, TILE_ROWS]`
     numbers: Vec<f32>,

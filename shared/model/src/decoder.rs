@@ -7,11 +7,10 @@ use std::fmt;
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, RmsNorm};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 
 use crate::config::{ModelConfig, QkNorm, QkvBias};
-use crate::linear::{linear, product};
+use crate::linear::{gated, is_cpu, linear, product};
 use crate::rope::Rotary;
 
 /// Queries, keys and values of one layer, post-RoPE.
@@ -119,6 +118,11 @@ impl Decoder {
         self.head.val().device()
     }
 
+    /// Whether that is the processor.
+    pub fn is_on_cpu(&self) -> bool {
+        is_cpu(&self.device())
+    }
+
     /// Columns of the vocabulary.
     pub fn vocab_size(&self) -> usize {
         self.head.val().dims()[1]
@@ -212,10 +216,7 @@ impl DecoderLayer {
         let attended = attended.reshape([token_count, q_heads * head_dim]);
         let hidden = hidden + linear(&self.output, attended);
         let gate_up = linear(&self.gate_up, self.mlp_norm.forward(hidden.clone()));
-        let mlp_dim = gate_up.dims()[1] / 2;
-        let gate = silu(gate_up.clone().narrow(1, 0, mlp_dim));
-        let up = gate_up.narrow(1, mlp_dim, mlp_dim);
-        hidden + linear(&self.down, gate * up)
+        hidden + linear(&self.down, gated(gate_up))
     }
 }
 

@@ -33,7 +33,7 @@ pub const EDGE_INTER_TOKEN_LATENCY_SECONDS: &str = "edge_inter_token_latency_sec
 pub const EDGE_E2E_REQUEST_LATENCY_SECONDS: &str = "edge_e2e_request_latency_seconds";
 /// Counter: tokens of prompts, both parts.
 pub const EDGE_PROMPT_TOKENS_TOTAL: &str = "edge_prompt_tokens_total";
-/// Counter: those of them whose keys and values were a cloud prompt's.
+/// Counter: those of them whose keys and values were a cloud prompt's, or left by the session.
 pub const EDGE_PROMPT_TOKENS_CACHED_TOTAL: &str = "edge_prompt_tokens_cached_total";
 /// Counter: tokens of prompts that the engine took in, both parts: as vLLM's queries, in tokens.
 pub const EDGE_PREFIX_CACHE_QUERIES_TOTAL: &str = "edge_prefix_cache_queries_total";
@@ -186,7 +186,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         EDGE_PROMPT_TOKENS_CACHED_TOTAL,
         Unit::Count,
-        "Tokens of prompts whose keys and values were a cloud prompt's.",
+        "Tokens of prompts whose keys and values were a cloud prompt's, or left by the session.",
     ),
     counter(
         EDGE_PREFIX_CACHE_QUERIES_TOTAL,

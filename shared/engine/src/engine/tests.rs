@@ -218,6 +218,40 @@ fn a_prompt_without_its_cloud_layers_holds_up_nobody() {
 }
 
 #[test]
+fn layers_that_come_for_many_at_once_hold_up_nobody_who_generates() {
+    let model = model();
+    let mut cloud = Arriving::new(&model, 0);
+    let limits = EngineLimits {
+        max_num_seqs: NonZeroUsize::new(8).unwrap(),
+        ..limits(40)
+    };
+    let mut engine = Engine::new(Arc::clone(&model), limits);
+    let talking = engine.submit(generation(2, 30, None)).unwrap();
+    for _ in 0..4 {
+        let waiting = generation(10, 1, Some(cloud.segment.clone()));
+        engine.submit(waiting).unwrap();
+    }
+    // Each has its turn, and stands still then.
+    while engine.counts() != (5, 0) {
+        engine.step().unwrap();
+    }
+    (0..model.geometry.layer_count()).for_each(|_| cloud.next_layer());
+    let mut step_count = 0;
+    while engine.counts() != (1, 0) {
+        let mut computed = 0;
+        let outputs = engine.step_told(&mut |event, rows| {
+            if event == PassEvent::Computed(LayerIndex(0)) {
+                computed += rows.iter().map(|row| row.len).sum::<usize>();
+            }
+        });
+        assert!(computed <= 12 + 1, "{computed} tokens in a step");
+        assert!(outputs.unwrap().iter().any(|output| output.id == talking));
+        step_count += 1;
+    }
+    assert!(step_count >= 4, "40 tokens in {step_count} steps");
+}
+
+#[test]
 fn what_cannot_be_answered_is_refused() {
     let mut engine = Engine::new(model(), limits(100));
     let refused = |engine: &mut Engine, generation| engine.submit(generation).unwrap_err();

@@ -24,12 +24,12 @@ fn row(id: SequenceId, start: usize, len: usize) -> ScheduledRow {
 fn generation_goes_on_beside_a_long_prompt() {
     let mut scheduler = limits(4, 8, 100);
     let short = scheduler.submit(3, 10).unwrap();
-    assert_eq!(scheduler.next_step().rows, [row(short, 0, 3)]);
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(short, 0, 3)]);
     scheduler.computed(short);
     scheduler.appended(short, TokenId(0));
     let long = scheduler.submit(20, 10).unwrap();
     for (token, chunk) in [(3, 0..7), (4, 7..14), (5, 14..20)] {
-        let rows = scheduler.next_step().rows;
+        let rows = scheduler.next_step(|_| false).rows;
         assert_eq!(
             rows,
             [row(short, token, 1), row(long, chunk.start, chunk.len())]
@@ -44,11 +44,25 @@ fn generation_goes_on_beside_a_long_prompt() {
 fn a_row_under_way_holds_up_nobody_else() {
     let mut scheduler = limits(4, 8, 100);
     let suspended = scheduler.submit(20, 1).unwrap();
-    assert_eq!(scheduler.next_step().rows, [row(suspended, 0, 8)]);
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(suspended, 0, 8)]);
     let other = scheduler.submit(5, 1).unwrap();
-    assert_eq!(scheduler.next_step().rows, [row(other, 0, 5)]);
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(other, 0, 5)]);
     scheduler.computed(suspended);
-    assert_eq!(scheduler.next_step().rows, [row(suspended, 8, 8)]);
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(suspended, 8, 8)]);
+}
+
+#[test]
+fn those_that_wait_for_layers_leave_places_to_others() {
+    let mut scheduler = limits(4, 100, 100);
+    let waiting: Vec<_> = (0..4).map(|_| scheduler.submit(3, 1).unwrap()).collect();
+    let other = scheduler.submit(3, 1).unwrap();
+    let first = scheduler.next_step(|id| waiting.contains(&id));
+    let rows = |ids: &[SequenceId]| ids.iter().map(|id| row(*id, 0, 3)).collect::<Vec<_>>();
+    assert_eq!(first.rows, rows(&[waiting[0], waiting[1], other]));
+    // Their layers are there: only places count, in the order of arrival.
+    assert_eq!(scheduler.next_step(|_| false).rows, rows(&[waiting[2]]));
+    scheduler.end(other);
+    assert_eq!(scheduler.next_step(|_| false).rows, rows(&[waiting[3]]));
 }
 
 #[test]
@@ -58,18 +72,18 @@ fn the_last_to_come_makes_room_and_starts_again() {
         scheduler.submit(8, 8).unwrap(),
         scheduler.submit(8, 8).unwrap(),
     );
-    assert_eq!(scheduler.next_step().rows.len(), 2);
+    assert_eq!(scheduler.next_step(|_| false).rows.len(), 2);
     for id in [first, last] {
         scheduler.computed(id);
         scheduler.appended(id, TokenId(0));
     }
-    let step = scheduler.next_step();
+    let step = scheduler.next_step(|_| false);
     assert_eq!(step.preempted, [last]);
     assert_eq!(step.rows, [row(first, 8, 1)]);
     assert_eq!(scheduler.waiting_count(), 1);
     scheduler.end(first);
     // Its nine tokens, one of them generated, are computed in one go.
-    assert_eq!(scheduler.next_step().rows, [row(last, 0, 9)]);
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(last, 0, 9)]);
 }
 
 #[test]
@@ -145,7 +159,7 @@ impl Request {
 
 impl Naive {
     fn step(&mut self, scheduler: &mut Scheduler, keep: u8) -> Result<usize, TestCaseError> {
-        let step = scheduler.next_step();
+        let step = scheduler.next_step(|_| false);
         for id in &step.preempted {
             self.under_way.remove(id);
             self.requests.get_mut(id).unwrap().computed = 0;
