@@ -1,6 +1,6 @@
 //! A cloud prompt on its way to this edge: the manifest, then layers as they arrive.
 //!
-//! The engine's thread reads a plain channel; [`Forwarding`] fills it.
+//! The engine's thread reads a plain channel; `Forwarding` fills it.
 
 use std::fs::File;
 use std::sync::Arc;
