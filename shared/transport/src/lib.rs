@@ -36,6 +36,7 @@ mod socket;
 mod tests;
 mod tls;
 mod tls_acceptor;
+mod tls_connector;
 mod token;
 
 pub use close::{CloseReason, LinkLost};
@@ -56,4 +57,5 @@ pub use sent_messages::SentMessages;
 pub use socket::{BindError, LinkStats, SOCKET_BUFFER_BYTES};
 pub use tls::Validity;
 pub use tls_acceptor::{TlsAcceptor, TlsFileError, TlsStream};
+pub use tls_connector::{TlsClientStream, TlsConnector, Trust};
 pub use token::{JoinToken, ParseTokenError};
