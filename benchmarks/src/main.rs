@@ -2,8 +2,11 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports")]
 
+mod arrivals;
 mod children;
+mod dataset;
 mod decode;
+mod distribution;
 mod first_token;
 mod http;
 mod link;
@@ -11,11 +14,14 @@ mod pipeline;
 mod plot;
 mod provenance;
 mod result_dir;
+mod serve;
 mod serving;
 #[cfg(target_os = "linux")]
 mod soak;
 mod statistics;
 mod transfer;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -50,6 +56,8 @@ enum Command {
     /// The edge process of `pipeline`, which starts it
     #[command(hide = true)]
     PipelineEdge(pipeline::edge::EdgeArgs),
+    /// Requests to a server with OpenAI's API, ours or another, and what vLLM's `bench serve` says of it
+    Serve(Box<serve::ServeArgs>),
     /// Many streaming users for minutes, while the cloud, the link and the disk fail
     #[cfg(target_os = "linux")]
     Soak(Box<soak::SoakArgs>),
@@ -57,8 +65,8 @@ enum Command {
     Transfer(transfer::TransferArgs),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> Result<ExitCode> {
+    let done = match Cli::parse().command {
         Command::CloudNodeServe(args) => serving::cloud(&args),
         Command::Decode(args) => decode::run(&args),
         Command::EdgeNodeServe(args) => serving::edge(&args),
@@ -67,8 +75,10 @@ fn main() -> Result<()> {
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),
         Command::PipelineEdge(args) => pipeline::edge::run(&args),
+        Command::Serve(args) => return Ok(serve::run(&args)),
         #[cfg(target_os = "linux")]
         Command::Soak(args) => soak::run(&args),
         Command::Transfer(args) => transfer::run(&args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

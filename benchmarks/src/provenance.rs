@@ -31,7 +31,7 @@ pub(crate) struct Provenance {
 impl Provenance {
     /// Of this process, now.
     pub(crate) fn gather() -> Result<Self> {
-        let mut command_line: Vec<_> = std::env::args().collect();
+        let mut command_line = without_secrets(std::env::args());
         // Where the program lies says nothing.
         if let Some(program) = command_line.first_mut() {
             *program = "benchmarks".to_owned();
@@ -58,6 +58,30 @@ impl Provenance {
         };
         format!("{}{changed}", hash.get(..12).unwrap_or(hash))
     }
+}
+
+/// Flags whose values are nobody's business.
+const SECRET_FLAGS: [&str; 2] = ["--api-key", "--header"];
+
+/// A command line whose secrets are left out.
+fn without_secrets(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_secret = false;
+    let written = words.map(|word| {
+        if word.starts_with('-') {
+            let (flag, value) = word.split_once('=').unzip();
+            let flag = flag.unwrap_or(&word);
+            is_secret = SECRET_FLAGS.contains(&flag);
+            return match is_secret && value.is_some() {
+                true => format!("{flag}=..."),
+                false => word,
+            };
+        }
+        match is_secret {
+            true => "...".to_owned(),
+            false => word,
+        }
+    });
+    written.collect()
 }
 
 /// Of the sources that this program was built from, as they are now.
@@ -136,6 +160,16 @@ mod tests {
         assert_eq!(cpu_name(""), std::env::consts::ARCH);
         assert_eq!(load_average("0.5 1 2.25 1/99 7\n"), Some([0.5, 1.0, 2.25]));
         assert_eq!(load_average(""), None);
+    }
+
+    #[test]
+    fn secrets_of_the_command_line_are_left_out() {
+        let line = "x serve --api-key k1 --seed 1 --header A=k2 B=k3 --api-key=k4 --label l";
+        let written = without_secrets(line.split(' ').map(str::to_owned));
+        assert_eq!(
+            written.join(" "),
+            "x serve --api-key ... --seed 1 --header ... ... --api-key=... --label l"
+        );
     }
 
     #[test]

@@ -41,6 +41,20 @@ pub fn link_traces(kind: &str) -> Vec<PathBuf> {
     traces
 }
 
+/// A file of the data for tests and benchmarks, by its path within that folder, or `None` — said
+/// aloud — where it is not.
+///
+/// `EDGEPROMPT_DATA` names the folder; without it, `../shared/data` beside the repository is looked
+/// at.
+pub fn data_file(path: &str) -> Option<PathBuf> {
+    let file = outside("EDGEPROMPT_DATA", "data").join(path);
+    if file.is_file() {
+        return Some(file);
+    }
+    say_skipped("data", &file);
+    None
+}
+
 fn outside(variable: &str, default: &str) -> PathBuf {
     let beside = || {
         Path::new(env!("CARGO_MANIFEST_DIR"))
