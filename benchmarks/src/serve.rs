@@ -102,7 +102,9 @@ fn measure(args: &ServeArgs) -> Result<Ending, Failure> {
         .build()
         .context("the async runtime does not start")
         .map_err(usage)?;
-    let server = runtime.block_on(args.server.find()).map_err(unreachable)?;
+    let client = args.server.client().map_err(usage)?;
+    let server = runtime.block_on(args.server.find(client));
+    let server = server.map_err(unreachable)?;
     let counter = runtime.block_on(args.server.token_counter(&server));
     let counter = counter.map_err(usage)?;
     let (workload, cloud_text) = load(args, &dir, (&runtime, &counter)).map_err(usage)?;

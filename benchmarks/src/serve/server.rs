@@ -110,21 +110,31 @@ pub(crate) enum TokenizeShape {
 }
 
 impl ServerArgs {
+    /// The way to the server; nothing is sent yet.
+    ///
+    /// # Errors
+    /// If the arguments are wrong.
+    pub(crate) fn client(&self) -> Result<HttpClient> {
+        let base = base_url(&self.url(), &self.path())?;
+        Ok(HttpClient::new(
+            base.text,
+            self.headers()?,
+            self.tls(base.scheme)?,
+        ))
+    }
+
     /// Finds out what the server calls its model, if that is not given.
     ///
     /// # Errors
-    /// If the arguments are wrong, or the server does not answer.
-    pub(crate) async fn find(&self) -> Result<Server> {
-        let path = self.path();
-        let base = base_url(&self.url(), &path)?;
-        let client = HttpClient::new(base.text, self.headers()?, self.tls(base.scheme)?);
+    /// If the server does not answer.
+    pub(crate) async fn find(&self, client: HttpClient) -> Result<Server> {
         let model = match &self.model {
             Some(model) => model.clone(),
             None => first_model(&client).await?,
         };
         Ok(Server {
             client,
-            path,
+            path: self.path(),
             model,
         })
     }

@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn events_end_with_an_empty_line_of_any_kind() {
         let stream = "data: one\n\n: ping\n\nevent: x\r\ndata:two\r\n\r\ndata: a\rdata: b\r\r\
-            id: 7\n\ndata\n\ndata: [DONE]";
+            id: 7\n\ndata\n\ndata: c\r\ndata: d\r\n\r\ndata: [DONE]";
         let events = parsed([stream.as_bytes()]);
-        assert_eq!(events, ["one", "two", "a\nb", "", "[DONE]"]);
+        assert_eq!(events, ["one", "two", "a\nb", "", "c\nd", "[DONE]"]);
     }
 
     #[test]

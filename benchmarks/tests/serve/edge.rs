@@ -1,4 +1,5 @@
-//! A serving edge node: the program starts again as one, with the demo model and no cloud.
+//! A serving edge node: the program starts again as one, with the demo model and no cloud. It
+//! ends when its input does.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,7 +17,7 @@ impl Edge {
             .args(["edge-node-serve", "--local", "--port", "0", "--model"])
             .arg(model)
             .args(["--no-remembered", "--no-disk-cache"])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

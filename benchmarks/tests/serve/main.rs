@@ -270,6 +270,8 @@ fn exit_codes_tell_what_went_wrong() {
     let (status, said) = code("http://127.0.0.1:1", &SHORT);
     assert_eq!(status, Some(3), "{said}");
     assert!(said.contains("is it running there?"), "{said}");
+    let (status, said) = code("ftp://127.0.0.1", &SHORT);
+    assert_eq!(status, Some(2), "{said}");
     let nothing = ["--dataset-path", "/no/such/file.json"];
     let other = Other::start(Answering::Well);
     let (status, said) = code(&other.base_url, &nothing);
