@@ -277,8 +277,9 @@ impl Engine {
         progressed.then_some(outputs)
     }
 
-    /// Goes on with passes whose layers have come, with one at least and with no more tokens than a
-    /// step may have; the others are the first in the next step. Whether anything was computed.
+    /// Goes on with passes whose layers have come: with one at least, and with no more tokens than a
+    /// step may have beside that; the others are the first in the next step. Whether anything was
+    /// computed.
     fn resume(
         &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),

@@ -244,11 +244,11 @@ fn layers_that_come_for_many_at_once_hold_up_nobody_who_generates() {
                 computed += rows.iter().map(|row| row.len).sum::<usize>();
             }
         });
-        assert!(computed <= 12 + 1, "{computed} tokens in a step");
+        assert!(computed <= 2 * 12, "{computed} tokens in a step");
         assert!(outputs.unwrap().iter().any(|output| output.id == talking));
         step_count += 1;
     }
-    assert!(step_count >= 4, "40 tokens in {step_count} steps");
+    assert!(step_count >= 2, "40 tokens in {step_count} steps");
 }
 
 #[test]
