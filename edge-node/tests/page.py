@@ -169,7 +169,9 @@ def test_a_prompt_that_comes_with_the_question(browser, nodes):
     ask(browser, f"{CANARY} asks what the opal plan costs.")
     came = "return document.querySelectorAll('#request-chart rect.wire').length"
     browser.wait("layers on the wire", lambda: browser.run(came) == LAYERS)
-    assert bars(browser, "waited") >= 1 and "1 message" in browser.text("told-now")
+    assert bars(browser, "waited") >= 1
+    # What the name means, and its layers.
+    browser.wait("two messages", lambda: "2 messages" in browser.text("told-now"))
     browser.wait("new prompt in the list", lambda: "other" in browser.text("prompts"))
 
 
@@ -301,7 +303,8 @@ def check_nothing_private_left(nodes):
     told = nodes.status()["cloud"]
     assert told["sent_messages"] == len(told["last_messages"]), told
     for words in told["last_messages"]:
-        assert any(f"you call {name}," in words for name in ["desk", "other", "nowhere"]), words
+        of_a_name = any(f"you call {name}," in words for name in ["desk", "other", "nowhere"])
+        assert of_a_name or words == "which prompts do you serve by name?", words
     cloud, edge = nodes.log("cloud"), nodes.log("edge")
     assert "edge admitted" in cloud and "/v1/completions" in edge
     for name, log in [("cloud", cloud), ("edge", edge)]:
@@ -338,7 +341,10 @@ def main():
             print("ok: the browser talked to the edge node only")
             check_nothing_private_left(nodes)
             print("ok: nothing private in what the cloud was sent, nor in any log")
-            assert browser.logs("browser") == []
+            # A browser also writes down that a timeline was asked for too early, which the page expects.
+            early = lambda log: "/timeline - " in log["message"] and "404" in log["message"]
+            logs = [log for log in browser.logs("browser") if not early(log)]
+            assert logs == [], logs
             version = browser.tool("Browser.getVersion")["product"]
         finally:
             if browser:

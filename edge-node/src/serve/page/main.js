@@ -145,9 +145,10 @@ async function lookAtTimeline(request) {
 
 async function follow(request) {
   while (shown === request && answering) {
+    // The server has to read the request first.
+    await new Promise((resolve) => setTimeout(resolve, TIMELINE_MS));
     await lookAtTimeline(request);
     if (request.told?.timeline.ttft_ms) return;
-    await new Promise((resolve) => setTimeout(resolve, TIMELINE_MS));
   }
 }
 
