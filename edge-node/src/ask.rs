@@ -1,6 +1,7 @@
 //! `edge-node ask`: one private prompt, answered on the terminal.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -130,7 +131,7 @@ impl PublicArgs {
 /// # Errors
 /// [`Failure`] with the exit code of what went wrong.
 pub fn run(args: &AskArgs) -> Result<(), Failure> {
-    let model = args.model.open()?;
+    let model = Arc::new(args.model.open()?);
     if args.local {
         return run_local(args, &model);
     }
@@ -155,8 +156,8 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
     let closing = runtime.spawn(uplink.close(CLOSE_PATIENCE + FETCH_PATIENCE));
     let keeping = fetched.as_ref().ok().and_then(|prompt| {
         let (memory, name) = (memory.clone()?, args.public.cloud_prompt.clone()?);
-        let manifest = prompt.manifest.clone();
-        Some(runtime.spawn_blocking(move || memory.keep_or_warn(&name, &manifest)))
+        let known = (&prompt.manifest).into();
+        Some(runtime.spawn_blocking(move || memory.keep_or_warn(&name, &known)))
     });
     let done = fetched
         .map(Fetched::Prompt)

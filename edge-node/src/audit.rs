@@ -7,6 +7,7 @@ mod page;
 pub mod prompts;
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -55,7 +56,7 @@ pub struct AuditArgs {
 /// # Errors
 /// [`Failure`]; [`Exit::VerificationFailed`] if anything was sent that should not have been.
 pub fn run(args: &AuditArgs) -> Result<(), Failure> {
-    let model = args.model.open()?;
+    let model = Arc::new(args.model.open()?);
     let identity = args.cloud.load_identity(link::JOIN_FIRST)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -92,7 +93,7 @@ pub fn run(args: &AuditArgs) -> Result<(), Failure> {
 /// Who asks whom, with what.
 struct Auditor<'a> {
     args: &'a AuditArgs,
-    model: &'a Model,
+    model: &'a Arc<Model>,
     identity: &'a EdgeIdentity,
     runtime: &'a Runtime,
 }

@@ -33,6 +33,8 @@ pub enum LossReason {
     Stalled,
     /// Waiting takes longer than computing here.
     Slow,
+    /// This edge's disk does not give what it keeps.
+    Unreadable,
 }
 
 impl LossReason {
@@ -45,6 +47,7 @@ impl LossReason {
             Self::Corrupt => "corrupt",
             Self::Stalled => "stalled",
             Self::Slow => "slow",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -122,6 +125,30 @@ pub struct CloudPrompt {
     pub origin: KvOrigin,
 }
 
+/// What a source would send, or this disk would give. Dropped, none of it is taken.
+pub(crate) struct Offer {
+    asked_at: Instant,
+    pub(crate) manifest: Manifest,
+    pub(crate) origin: KvOrigin,
+    fetch: Fetch,
+    beginning: Beginning,
+    /// Who is asked for what does not come, in this order.
+    others: Vec<Uplink>,
+}
+
+/// What gives the layers first.
+enum Beginning {
+    Link {
+        uplink: Uplink,
+        stream: LayerStream,
+        received_by_cloud_at: Instant,
+    },
+    Disk {
+        disk: Arc<DiskCache>,
+        reader: SegmentReader<File>,
+    },
+}
+
 impl CloudPrompt {
     /// Asks for all layers of a prompt; returns once the cloud has said what will come.
     ///
@@ -129,7 +156,7 @@ impl CloudPrompt {
     /// [`CloudPromptError`].
     pub async fn fetch(
         uplink: &Uplink,
-        model: &Model,
+        model: &Arc<Model>,
         prompt: PromptRef,
     ) -> Result<Self, CloudPromptError> {
         Self::fetch_from(uplink, model, prompt, LayerIndex(0)).await
@@ -141,7 +168,24 @@ impl CloudPrompt {
     /// [`CloudPromptError`].
     pub async fn fetch_from(
         uplink: &Uplink,
-        model: &Model,
+        model: &Arc<Model>,
+        prompt: PromptRef,
+        first: LayerIndex,
+    ) -> Result<Self, CloudPromptError> {
+        let offer = Offer::of_cloud(uplink, model, prompt, first).await?;
+        Ok(offer.take())
+    }
+}
+
+impl Offer {
+    /// Asks the cloud for the layers of a prompt from `first` on; returns once it has said what
+    /// would come.
+    ///
+    /// # Errors
+    /// [`CloudPromptError`].
+    pub(crate) async fn of_cloud(
+        uplink: &Uplink,
+        model: &Arc<Model>,
         prompt: PromptRef,
         first: LayerIndex,
     ) -> Result<Self, CloudPromptError> {
@@ -152,7 +196,7 @@ impl CloudPrompt {
             prompt,
             layers: layers.unwrap_or(LayerRange::first(0)),
         };
-        Self::begin(request, &[]).await
+        Self::of(request, &[]).await
     }
 
     /// Asks for all layers; those that do not come from `uplink` are asked of the `others` in turn,
@@ -160,9 +204,9 @@ impl CloudPrompt {
     ///
     /// # Errors
     /// [`CloudPromptError`] if there is no answer to begin with; the others are not asked then.
-    pub async fn fetch_or_else(
+    pub(crate) async fn of_neighbour(
         uplink: &Uplink,
-        model: &Model,
+        model: &Arc<Model>,
         prompt: PromptRef,
         others: &[Uplink],
     ) -> Result<Self, CloudPromptError> {
@@ -172,10 +216,10 @@ impl CloudPrompt {
             prompt,
             layers: LayerRange::first(model.geometry.layer_count()),
         };
-        Self::begin(request, others).await
+        Self::of(request, others).await
     }
 
-    async fn begin(request: Request<'_>, others: &[Uplink]) -> Result<Self, CloudPromptError> {
+    async fn of(request: Request<'_>, others: &[Uplink]) -> Result<Self, CloudPromptError> {
         let uplink = request.uplink;
         let asked_at = Instant::now();
         let (fetch, stream, received_by_cloud_at) = match request.send().await {
@@ -188,30 +232,35 @@ impl CloudPrompt {
             sent => sent?,
         };
         let manifest = stream.manifest().clone();
-        check(&manifest, request.model, &request.prompt, request.layers)
-            .map_err(CloudPromptError::Manifest)?;
-        let (sender, arrivals) = sync_channel(arrivals_max(&manifest, others.len()));
-        let sources = std::iter::once(uplink).chain(others).cloned().collect();
-        let forwarding = Forwarding::new(sources, (fetch, &manifest), sender);
-        uplink.track(tokio::spawn(forwarding.run(stream, received_by_cloud_at)));
-        let origin = uplink.origin();
+        let expected = Expected {
+            model: Arc::clone(request.model),
+            prompt: request.prompt,
+            layers: request.layers,
+        };
+        let manifest = expected.checked(manifest).await;
         Ok(Self {
             asked_at,
-            manifest,
-            arrivals,
-            origin,
+            manifest: manifest.map_err(CloudPromptError::Manifest)?,
+            origin: uplink.origin(),
+            fetch,
+            beginning: Beginning::Link {
+                uplink: uplink.clone(),
+                stream,
+                received_by_cloud_at,
+            },
+            others: others.to_vec(),
         })
     }
 
-    /// Reads all layers from the disk cache; those that are damaged there are asked of the `others`
-    /// in turn, by the prompt's id.
+    /// All layers in the disk cache; those that are damaged there are asked of the `others` in turn,
+    /// by the prompt's id.
     ///
     /// # Errors
     /// Why the segment cannot be of this model.
-    pub(crate) fn of_disk(
+    pub(crate) async fn of_disk(
         (disk, reader): (Arc<DiskCache>, SegmentReader<File>),
-        model: &Model,
-        others: &[Uplink],
+        model: &Arc<Model>,
+        others: Vec<Uplink>,
     ) -> Result<Self, &'static str> {
         let asked_at = Instant::now();
         let info = reader.info();
@@ -226,39 +275,70 @@ impl CloudPrompt {
             text: info.text.as_deref().map(str::to_owned),
             source: KvSource::Stored,
         };
-        let prompt = PromptRef::Id(manifest.prompt);
-        let layers = LayerRange::first(model.geometry.layer_count());
         if (info.model, info.dtype) != (model.digest, KvDtype::F32) {
             return Err("it is of another model or number format");
         }
-        check(&manifest, model, &prompt, layers)?;
-        let (sender, arrivals) = sync_channel(arrivals_max(&manifest, others.len()));
+        let prompt = PromptRef::Id(manifest.prompt);
         let fetch = Fetch {
             fetch: manifest.fetch,
             model: model.digest,
-            prompt,
+            prompt: prompt.clone(),
             layers: None,
             dtype: KvDtype::F32,
         };
-        let forwarding = Forwarding::new(others.to_vec().into(), (fetch, &manifest), sender);
-        let reading = tokio::spawn(forwarding.run_from_disk(disk, reader));
-        // Nothing is under way on a link unless the disk fails.
-        if let Some(next) = others.first() {
-            next.track(reading);
-        }
+        let expected = Expected {
+            model: Arc::clone(model),
+            prompt,
+            layers: LayerRange::first(model.geometry.layer_count()),
+        };
         Ok(Self {
             asked_at,
-            manifest,
-            arrivals,
+            manifest: expected.checked(manifest).await?,
             origin: KvOrigin::Disk,
+            fetch,
+            beginning: Beginning::Disk { disk, reader },
+            others,
         })
+    }
+
+    /// Begins to take the layers.
+    pub(crate) fn take(self) -> CloudPrompt {
+        let others = self.others;
+        let (sender, arrivals) = sync_channel(arrivals_max(&self.manifest, others.len()));
+        let asked = (self.fetch, &self.manifest);
+        match self.beginning {
+            Beginning::Link {
+                uplink,
+                stream,
+                received_by_cloud_at,
+            } => {
+                let sources = std::iter::once(uplink.clone()).chain(others).collect();
+                let forwarding = Forwarding::new(sources, asked, sender);
+                uplink.track(tokio::spawn(forwarding.run(stream, received_by_cloud_at)));
+            }
+            Beginning::Disk { disk, reader } => {
+                let next = others.first().cloned();
+                let forwarding = Forwarding::new(others.into(), asked, sender);
+                let reading = tokio::spawn(forwarding.run_from_disk(disk, reader));
+                // Nothing is under way on a link unless the disk fails.
+                if let Some(next) = next {
+                    next.track(reading);
+                }
+            }
+        }
+        CloudPrompt {
+            asked_at: self.asked_at,
+            manifest: self.manifest,
+            arrivals,
+            origin: self.origin,
+        }
     }
 }
 
 /// What a fetch asks for.
 struct Request<'a> {
     uplink: &'a Uplink,
-    model: &'a Model,
+    model: &'a Arc<Model>,
     prompt: PromptRef,
     layers: LayerRange,
 }
@@ -287,42 +367,61 @@ impl Request<'_> {
     }
 }
 
-/// Whether a manifest can be of this model and this request. The transport has compared digests and
-/// ids; those are only claims, and shapes that differ would break the pass half-way.
-fn check(
-    manifest: &Manifest,
-    model: &Model,
-    prompt: &PromptRef,
+/// What a manifest must be of.
+struct Expected {
+    model: Arc<Model>,
+    prompt: PromptRef,
     layers: LayerRange,
-) -> Result<(), &'static str> {
-    if manifest.geometry != model.geometry {
-        return Err("its keys and values have another shape");
+}
+
+impl Expected {
+    /// The manifest if it can be what is expected. Off the async threads: a long text takes long to
+    /// tokenise.
+    async fn checked(self, manifest: Manifest) -> Result<Manifest, &'static str> {
+        let checking = tokio::task::spawn_blocking(move || {
+            self.check(&manifest)?;
+            Ok(manifest)
+        });
+        // A thread that panicked has said so.
+        let checked = checking.await;
+        checked.unwrap_or(Err("this edge failed to compare it with the model"))
     }
-    if manifest.layers != layers {
-        return Err("it does not announce the layers asked for");
-    }
-    if manifest.tokens.len() >= model.config.context_len_max {
-        return Err("the prompt fills the model's context");
-    }
-    if manifest
-        .tokens
-        .iter()
-        .any(|token| token.0 as usize >= model.config.vocab_size)
-    {
-        return Err("a token is outside the vocabulary");
-    }
-    let sent = match prompt {
-        PromptRef::Public(PublicPrompt::Text(text)) => Some(text),
-        PromptRef::Public(PublicPrompt::Tokens(_)) | PromptRef::Named(_) | PromptRef::Id(_) => None,
-    };
-    if sent.is_some() && manifest.text.as_ref() != sent {
-        return Err("its text is not the one that was sent");
-    }
-    match (&manifest.text, model.tokenizer()) {
-        (Some(text), Ok(tokenizer)) => match tokenizer.encode(text) {
-            Ok(tokens) if tokens == manifest.tokens => Ok(()),
-            _ => Err("its text does not tokenise to its tokens"),
-        },
-        _ => Ok(()),
+
+    /// The transport has compared digests and ids; those are only claims, and shapes that differ
+    /// would break the pass half-way.
+    fn check(&self, manifest: &Manifest) -> Result<(), &'static str> {
+        let model = &self.model;
+        if manifest.geometry != model.geometry {
+            return Err("its keys and values have another shape");
+        }
+        if manifest.layers != self.layers {
+            return Err("it does not announce the layers asked for");
+        }
+        if manifest.tokens.len() >= model.config.context_len_max {
+            return Err("the prompt fills the model's context");
+        }
+        if manifest
+            .tokens
+            .iter()
+            .any(|token| token.0 as usize >= model.config.vocab_size)
+        {
+            return Err("a token is outside the vocabulary");
+        }
+        let sent = match &self.prompt {
+            PromptRef::Public(PublicPrompt::Text(text)) => Some(text),
+            PromptRef::Public(PublicPrompt::Tokens(_)) | PromptRef::Named(_) | PromptRef::Id(_) => {
+                None
+            }
+        };
+        if sent.is_some() && manifest.text.as_ref() != sent {
+            return Err("its text is not the one that was sent");
+        }
+        match (&manifest.text, model.tokenizer()) {
+            (Some(text), Ok(tokenizer)) => match tokenizer.encode(text) {
+                Ok(tokens) if tokens == manifest.tokens => Ok(()),
+                _ => Err("its text does not tokenise to its tokens"),
+            },
+            _ => Ok(()),
+        }
     }
 }

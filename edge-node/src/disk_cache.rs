@@ -12,7 +12,7 @@ use edgeprompt_engine::{CloudSegment, layer_from_view};
 use edgeprompt_kv::{KvDtype, LayerIndex, PromptId};
 use edgeprompt_launch::xdg_dir;
 use edgeprompt_segment_store::{
-    OpenError, SegmentFolder, SegmentInfo, SegmentReader, SegmentStore, WriteError,
+    OpenError, ReadError, SegmentFolder, SegmentInfo, SegmentReader, SegmentStore, WriteError,
 };
 use edgeprompt_telemetry::names;
 use edgeprompt_transport::EdgeIdentity;
@@ -59,14 +59,18 @@ impl CacheFolderArgs {
 }
 
 impl CacheArgs {
+    /// The folder and the bytes of all segments together, if any are to be kept.
+    pub(crate) fn folder(&self) -> Option<(SegmentFolder, u64)> {
+        let keeps = !self.no_disk_cache && self.folder.cache_mib > 0;
+        let folder = keeps.then(|| self.folder.folder()).flatten()?;
+        Some((folder, self.folder.bytes_max()))
+    }
+
     /// The cache of an edge; `None` if it is to keep nothing, or has no folder to keep it in.
     pub fn open(&self, identity: &EdgeIdentity) -> Option<DiskCache> {
-        if self.no_disk_cache || self.folder.cache_mib == 0 {
-            return None;
-        }
-        let folder = self.folder.folder()?;
+        let (folder, bytes_max) = self.folder()?;
         let domain = identity.trust_domain();
-        Some(DiskCache::new(&folder, &domain, self.folder.bytes_max()))
+        Some(DiskCache::new(&folder, &domain, bytes_max))
     }
 }
 
@@ -134,6 +138,20 @@ impl DiskCache {
         }
     }
 
+    /// Says that a segment was not read. The file is put aside if it is damaged, and stays if only
+    /// the system did not give it: it may give it next time.
+    pub fn not_read(&self, id: &PromptId, error: &ReadError) {
+        match error {
+            ReadError::Damaged(problem) => self.put_aside(id, problem),
+            ReadError::Io(_) => self.warn_once(Failed::Unreadable, error),
+        }
+    }
+
+    /// Makes a segment the last one to go, if it is kept: what is in memory is not read from here.
+    pub(crate) fn mark_used(&self, id: &PromptId) {
+        self.store.mark_used(id, SystemTime::now());
+    }
+
     /// Puts a damaged file aside and says so.
     pub fn put_aside(&self, id: &PromptId, problem: &dyn Display) {
         Failed::Damaged.count();
@@ -159,7 +177,7 @@ impl DiskCache {
 
     fn write(&self, info: SegmentInfo, segment: &CloudSegment) -> Result<(), WriteError> {
         let geometry = info.geometry;
-        let mut new = self.store.begin(info)?;
+        let mut new = self.store.begin(info, SystemTime::now())?;
         for layer in (0..geometry.layer_count()).map(LayerIndex) {
             // A layer that is missing or of another shape leaves the segment incomplete, which
             // `commit` refuses.
@@ -184,5 +202,43 @@ impl DiskCache {
             ),
             true => tracing::debug!(%error, "the disk cache fails"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use edgeprompt_kv::{KvGeometry, LayerKv, TokenId};
+    use edgeprompt_segment_store::SegmentProblem;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_does_not_give_stays_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = SegmentFolder::new(dir.path());
+        let disk = DiskCache::new(&folder, "here", 1 << 20);
+        let info = SegmentInfo {
+            model: edgeprompt_kv::ModelDigest::new([1; 32]),
+            geometry: KvGeometry::new(1, 1, 4).unwrap(),
+            dtype: KvDtype::F32,
+            tokens: vec![TokenId(1)].into(),
+            text: None,
+        };
+        let id = info.id();
+        let payload = vec![0; info.layer_bytes()].into();
+        let kv = LayerKv::new(payload, &info.geometry, 1, info.dtype).unwrap();
+        let now = SystemTime::now();
+        let mut new = disk.store.begin(info, now).unwrap();
+        new.layer(&kv).unwrap();
+        new.commit(now).unwrap();
+        disk.not_read(
+            &id,
+            &ReadError::Io(ErrorKind::StaleNetworkFileHandle.into()),
+        );
+        assert!(disk.open(&id).is_some());
+        disk.not_read(&id, &SegmentProblem::LayerDigest(0).into());
+        assert!(disk.open(&id).is_none());
     }
 }

@@ -4,7 +4,8 @@
 mod findings;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
@@ -15,20 +16,26 @@ use edgeprompt_launch::{
 };
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef};
+use edgeprompt_segment_store::SegmentFolder;
 use edgeprompt_transport::{CloudLink, ConnectError, EdgeIdentity};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::cloud_prompt::{Arrival, CloudPrompt, CloudPromptError, Loss};
+use crate::cloud_prompt::{Arrival, CloudPrompt, CloudPromptError, Loss, LossReason};
+use crate::disk_cache::CacheArgs;
 use crate::link::{self, CloudArgs};
 use crate::prefill_speed::PrefillSpeed;
-use crate::remembered::MemoryArgs;
+use crate::remembered::{MemoryArgs, create_dir};
+use crate::serve::neighbours::NeighbourArgs;
 use crate::uplink::Uplink;
 
 use findings::{Check, Fetched, Finding, worst};
 
 /// How far ahead certificates are looked at.
 const MONTH: Duration = Duration::from_hours(24 * 30);
+
+/// Free space below which the folder of what is remembered is about to be full.
+const REMEMBERED_FREE_BYTES: u64 = 1 << 30;
 
 /// How long a prompt may take to come.
 const FETCH_PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +49,10 @@ pub struct DoctorArgs {
     cloud: CloudArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    neighbours: NeighbourArgs,
     /// The cloud prompt to fetch and measure with [default: the first that the cloud lists]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     cloud_prompt: Vec<PromptName>,
@@ -95,17 +106,63 @@ impl Doctor<'_> {
         let dir = identity_dir(self.args.cloud.identity.as_ref(), "edge")?;
         let identity = look_at_identity(&dir, &mut found);
         found.push(findings::buffers(limit("rmem_max"), limit("wmem_max")));
-        found.extend(self.args.memory.folder().map(look_at_folder));
+        found.extend(self.look_at_folders());
         let model = self.look_at_model(&mut found);
         if let Some(identity) = identity {
             self.look_at_cloud(&identity, model.as_ref(), &mut found);
+            found.extend(self.look_at_neighbours(&identity)?);
         }
         Ok(found)
     }
 
+    /// The folders of what is remembered and of keys and values, where there are to be any.
+    fn look_at_folders(&self) -> impl Iterator<Item = Finding> {
+        let remembered = self.args.memory.folder().map(|path| Folder {
+            path,
+            bytes_wanted: REMEMBERED_FREE_BYTES,
+            advice: "give --remembered DIR, or --no-remembered",
+        });
+        let kept = self.args.cache.folder().map(|(folder, bytes_max)| Folder {
+            path: folder.root().to_owned(),
+            bytes_wanted: bytes_max.saturating_sub(bytes_of(&folder)),
+            advice: "give --cache-dir DIR, or --no-disk-cache",
+        });
+        remembered.into_iter().chain(kept).map(look_at_folder)
+    }
+
+    /// Whether the neighbours let this edge in. One that does not is a pity and no failure: there is
+    /// the cloud.
+    fn look_at_neighbours(&self, identity: &EdgeIdentity) -> Result<Vec<Finding>, Failure> {
+        let opening = self.args.neighbours.open(identity);
+        let neighbours = match self.runtime.block_on(opening) {
+            Ok(neighbours) => neighbours,
+            Err(failure) => {
+                let advice = "give --peer HOST:PORT, and look at the name service";
+                return Ok(vec![Finding::fail(
+                    Check::Neighbour,
+                    failure.message(),
+                    advice,
+                )]);
+            }
+        };
+        let found = neighbours.hosts().map(|(host, uplink)| {
+            let linked = self.runtime.block_on(uplink.link());
+            self.runtime.block_on(uplink.clone().close(Duration::ZERO));
+            match linked {
+                Ok(_) => Finding::ok(Check::Neighbour, format!("{host} has admitted this edge")),
+                Err(error) => {
+                    let advice = "look at its --peer-listen address, at firewalls, and whether both edges joined the same cloud";
+                    let said = Failure::of(Exit::PeerUnreachable)(error).message();
+                    Finding::warn(Check::Neighbour, format!("{host}: {said}"), advice)
+                }
+            }
+        });
+        Ok(found.collect())
+    }
+
     /// The model, if one was named and can be opened.
-    fn look_at_model(&self, found: &mut Vec<Finding>) -> Option<Model> {
-        match self.args.model.open() {
+    fn look_at_model(&self, found: &mut Vec<Finding>) -> Option<Arc<Model>> {
+        match self.args.model.open().map(Arc::new) {
             Ok(model) => {
                 let said = format!("{} can be opened", model.digest.short());
                 found.push(Finding::ok(Check::Model, said));
@@ -133,7 +190,7 @@ impl Doctor<'_> {
     fn look_at_cloud(
         &self,
         identity: &EdgeIdentity,
-        model: Option<&Model>,
+        model: Option<&Arc<Model>>,
         found: &mut Vec<Finding>,
     ) {
         let addr = &self.args.cloud.addr;
@@ -159,7 +216,12 @@ impl Doctor<'_> {
     }
 
     /// Compares the model with the cloud's and measures the link, by fetching a prompt.
-    fn look_at_prompt(&self, uplink: &Uplink, cloud: &CloudLink, model: &Model) -> Vec<Finding> {
+    fn look_at_prompt(
+        &self,
+        uplink: &Uplink,
+        cloud: &CloudLink,
+        model: &Arc<Model>,
+    ) -> Vec<Finding> {
         let named = self.args.cloud_prompt.first().cloned();
         let name = match named {
             Some(name) => Ok(Some(name)),
@@ -181,7 +243,8 @@ impl Doctor<'_> {
         {
             Ok(prompt) => {
                 let same = Finding::ok(Check::Model, "the cloud has the same");
-                let link = match received(&prompt.arrivals) {
+                let layer_count = prompt.manifest.layers.len();
+                let link = match received(&prompt.arrivals, layer_count, FETCH_PATIENCE) {
                     Ok(bytes_and_time) => {
                         let rtt = cloud.stats().rtt;
                         findings::link(name.as_str(), fetched(model, &prompt, bytes_and_time, rtt))
@@ -237,20 +300,39 @@ fn limit(name: &str) -> Option<u64> {
     text.ok()?.trim().parse().ok()
 }
 
+/// A folder that this edge writes to.
+struct Folder {
+    path: PathBuf,
+    /// What may still be written there.
+    bytes_wanted: u64,
+    /// If it cannot be.
+    advice: &'static str,
+}
+
 /// Whether files can be made in a folder, which is made if it is not there.
-fn look_at_folder(folder: PathBuf) -> Finding {
-    let probe = folder.join(format!(".doctor-{}", std::process::id()));
-    let written = std::fs::create_dir_all(&folder)
+fn look_at_folder(folder: Folder) -> Finding {
+    let Folder {
+        path,
+        bytes_wanted,
+        advice,
+    } = folder;
+    let probe = path.join(format!(".doctor-{}", std::process::id()));
+    let written = create_dir(&path)
         .and_then(|()| std::fs::write(&probe, b"doctor"))
         .and_then(|()| std::fs::remove_file(&probe));
     match written {
-        Ok(()) => findings::cache(&folder, free_bytes(&folder)),
-        Err(error) => Finding::fail(
-            Check::Cache,
-            format!("{} cannot be written: {error}", folder.display()),
-            "give --remembered DIR, or --no-remembered",
-        ),
+        Ok(()) => findings::cache(&path, free_bytes(&path), bytes_wanted),
+        Err(error) => {
+            let said = format!("{} cannot be written: {error}", path.display());
+            Finding::fail(Check::Cache, said, advice)
+        }
     }
+}
+
+/// Bytes of the segments in a folder; what cannot be listed has none.
+fn bytes_of(folder: &SegmentFolder) -> u64 {
+    let kept = folder.list().unwrap_or_default();
+    kept.iter().map(|kept| kept.bytes).sum()
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {
@@ -304,15 +386,21 @@ fn not_fetched(error: CloudPromptError) -> Finding {
     Finding::fail_with(failure.exit, check, texts)
 }
 
-/// The bytes of all layers, and how long they took from first to last.
-fn received(arrivals: &Receiver<Arrival>) -> Result<(u64, Duration), Loss> {
-    let until = Instant::now() + FETCH_PATIENCE;
+/// The bytes of all `layer_count` layers, and how long they took from first to last.
+fn received(
+    arrivals: &Receiver<Arrival>,
+    layer_count: usize,
+    patience: Duration,
+) -> Result<(u64, Duration), Loss> {
+    let until = Instant::now() + patience;
     let (mut bytes, mut span) = (0, None::<(Instant, Instant)>);
-    loop {
+    let mut here = 0;
+    while here < layer_count {
         let left = until.saturating_duration_since(Instant::now());
         match arrivals.recv_timeout(left) {
             Ok(Arrival::Begun(_)) => {}
             Ok(Arrival::Layer { received, .. }) => {
+                here += 1;
                 bytes += received.kv.payload().len() as u64;
                 let (first, last) = span.unwrap_or((received.first_byte_at, received.last_byte_at));
                 span = Some((
@@ -321,7 +409,16 @@ fn received(arrivals: &Receiver<Arrival>) -> Result<(u64, Duration), Loss> {
                 ));
             }
             Ok(Arrival::Lost(loss)) => return Err(loss),
-            Err(_) => break,
+            Err(ended) => {
+                let reason = match ended {
+                    RecvTimeoutError::Timeout => LossReason::Slow,
+                    RecvTimeoutError::Disconnected => LossReason::LinkLost,
+                };
+                let seconds = patience.as_secs();
+                let detail =
+                    format!("{here} of {layer_count} layers came within {seconds} seconds");
+                return Err(Loss { reason, detail });
+            }
         }
     }
     Ok((
@@ -345,3 +442,6 @@ fn fetched(
         layer_compute: PrefillSpeed::measure(model).layer(token_count),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,18 +84,17 @@ impl Forwarding {
         let reading = tokio::task::spawn_blocking(move || {
             let read = read_all(reader, &sender);
             if let Err((_, error)) = &read {
-                disk.put_aside(&id, error);
+                disk.not_read(&id, error);
             }
             read
         });
-        let (first_missing, detail) = match reading.await {
+        let (first_missing, reason, detail) = match reading.await {
             Ok(Ok(())) => return,
-            Ok(Err((layer, error))) => (layer, error.to_string()),
+            Ok(Err((layer, error))) => (layer, reason_of(&error), error.to_string()),
             // It has said so.
-            Err(error) => (LayerIndex(0), error.to_string()),
+            Err(error) => (LayerIndex(0), LossReason::Unreadable, error.to_string()),
         };
         self.missing.retain(|layer| *layer >= first_missing);
-        let reason = LossReason::Corrupt;
         self.go_on(Loss { reason, detail }).await;
     }
 
@@ -257,6 +256,13 @@ fn loss_of(error: &LayerStreamError) -> Loss {
     Loss {
         reason,
         detail: error.to_string(),
+    }
+}
+
+const fn reason_of(error: &ReadError) -> LossReason {
+    match error {
+        ReadError::Damaged(_) => LossReason::Corrupt,
+        ReadError::Io(_) => LossReason::Unreadable,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use edgeprompt_kv::{LayerIndex, PromptId};
-use edgeprompt_launch::{Exit, Failure, identity_dir, say};
+use edgeprompt_launch::{ConfigFileArgs, Exit, Failure, identity_dir, say};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_segment_store::{
     EncodeError, KeptSegment, ReadError, SegmentFolder, SegmentReader, SegmentWriter,
@@ -40,6 +40,9 @@ pub enum KvCommand {
 /// The cache, and what its prompts are called.
 #[derive(Args)]
 pub struct PlaceArgs {
+    /// Handled before the arguments are.
+    #[command(flatten)]
+    _config: ConfigFileArgs,
     #[command(flatten)]
     cache: CacheFolderArgs,
     #[command(flatten)]
@@ -72,6 +75,9 @@ pub struct ExportArgs {
 /// Arguments of `import`.
 #[derive(Args)]
 pub struct ImportArgs {
+    /// Handled before the arguments are.
+    #[command(flatten)]
+    _config: ConfigFileArgs,
     #[command(flatten)]
     cache: CacheFolderArgs,
     /// Folder of this edge's identity, which says for whose cloud the prompt is [default: the XDG
@@ -139,33 +145,66 @@ fn ls(args: &ReportArgs) -> Result<(), Failure> {
 }
 
 fn verify(args: &ReportArgs) -> Result<(), Failure> {
-    let mut damaged = Vec::new();
+    let mut verified = Verified::default();
     let mut report = Vec::new();
     for kept in args.place.list()? {
-        let verified = kept.open().and_then(|mut reader| reader.verify());
-        let problem = verified.err().map(|error| error.to_string());
+        let read = kept.open().and_then(|mut reader| reader.verify());
         let path = kept.path.display().to_string();
-        let word = problem.as_deref().unwrap_or("ok");
+        let Some(problem) = verified.note(&path, read) else {
+            continue;
+        };
         match args.json {
             true => report.push(json!({
                 "prompt_id": kept.id.to_string(), "path": path, "problem": problem,
             })),
-            false => say(format_args!("{}  {word}\n", kept.id))?,
+            false => {
+                let word = problem.as_deref().unwrap_or("ok");
+                say(format_args!("{}  {word}\n", kept.id))?;
+            }
         }
-        damaged.extend(problem.map(|problem| format!("{path}: {problem}")));
     }
     if args.json {
         say(format_args!("{}\n", Value::from(report)))?;
     }
-    match damaged.is_empty() {
-        true => Ok(()),
-        false => Err(Failure {
-            exit: Exit::VerificationFailed,
-            error: anyhow!(
-                "{}; `edge-node kv rm ID` removes it, and the next use fetches it again",
-                damaged.join("; ")
+    verified.into_result()
+}
+
+/// What verifying came to, file by file.
+#[derive(Default)]
+struct Verified {
+    damaged: Vec<String>,
+    unreadable: Vec<String>,
+}
+
+impl Verified {
+    /// Notes one file and says what is wrong with it, if anything is; `None` for one that is gone:
+    /// another process made room.
+    #[expect(clippy::option_option, reason = "gone, well, or with a problem")]
+    fn note(&mut self, path: &str, read: Result<(), ReadError>) -> Option<Option<String>> {
+        let (bad, error) = match read {
+            Ok(()) => return Some(None),
+            Err(ReadError::Io(error)) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error @ ReadError::Io(_)) => (&mut self.unreadable, error),
+            Err(error @ ReadError::Damaged(_)) => (&mut self.damaged, error),
+        };
+        bad.push(format!("{path}: {error}"));
+        Some(Some(error.to_string()))
+    }
+
+    fn into_result(self) -> Result<(), Failure> {
+        let (damaged, unreadable) = (self.damaged.join("; "), self.unreadable.join("; "));
+        let cannot = "cannot be read: look at who may read the folder, and at the disk";
+        let remove = "`edge-node kv rm ID` removes it, and the next use fetches it again";
+        let (exit, error) = match (damaged.is_empty(), unreadable.is_empty()) {
+            (true, true) => return Ok(()),
+            (true, false) => (Exit::Usage, anyhow!("{unreadable}; {cannot}")),
+            (false, true) => (Exit::VerificationFailed, anyhow!("{damaged}; {remove}")),
+            (false, false) => (
+                Exit::VerificationFailed,
+                anyhow!("{damaged}; {remove}; {unreadable}; {cannot}"),
             ),
-        }),
+        };
+        Err(Failure { exit, error })
     }
 }
 
@@ -221,9 +260,15 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
     let file = file.with_context(named).map_err(Failure::of(Exit::Usage))?;
     let opened = SegmentReader::open(file);
     let mut reader = opened.with_context(named).map_err(not_verified)?;
+    // What is kept goes for nothing less than a whole segment.
+    let verified = reader.verify();
+    verified.with_context(named).map_err(not_verified)?;
     let info = reader.info().clone();
     let (id, layer_count) = (info.id(), info.geometry.layer_count());
-    let mut new = store.begin(info).map_err(Failure::of(Exit::Usage))?;
+    let new = store.begin(info, SystemTime::now());
+    let mut new = new
+        .context("give more with --cache-mib, or the server's --config FILE")
+        .map_err(Failure::of(Exit::Usage))?;
     for layer in (0..layer_count).map(LayerIndex) {
         let kv = reader.layer(layer).with_context(named);
         let kv = kv.map_err(not_verified)?;
@@ -370,7 +415,32 @@ fn ago(then: SystemTime, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use edgeprompt_segment_store::SegmentProblem;
+
     use super::*;
+
+    #[test]
+    fn only_damage_is_to_be_removed() {
+        let read = |kind: ErrorKind| Err(ReadError::Io(kind.into()));
+        let damaged = || Err(ReadError::Damaged(SegmentProblem::Header));
+        let noted = |reads: Vec<Result<(), ReadError>>| {
+            let mut verified = Verified::default();
+            let lines = reads.into_iter().filter_map(|it| verified.note("file", it));
+            let lines = lines.count();
+            (lines, verified.into_result())
+        };
+        let (lines, well) = noted(vec![Ok(()), read(ErrorKind::NotFound)]);
+        assert_eq!(lines, 1, "what is gone is no line");
+        assert!(well.is_ok());
+        let (_, unreadable) = noted(vec![Ok(()), read(ErrorKind::PermissionDenied)]);
+        let unreadable = unreadable.unwrap_err();
+        assert_eq!(unreadable.exit, Exit::Usage);
+        assert!(!unreadable.message().contains("kv rm"));
+        let (_, both) = noted(vec![damaged(), read(ErrorKind::PermissionDenied)]);
+        let both = both.unwrap_err();
+        assert_eq!(both.exit, Exit::VerificationFailed);
+        assert!(both.message().contains("kv rm"));
+    }
 
     #[test]
     fn times_are_told_in_their_largest_unit() {

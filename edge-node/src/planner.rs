@@ -1,6 +1,7 @@
 //! Asks the cloud for those layers of a public prompt that come sooner than this edge computes
 //! them, from what links and computing have been measured to take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgeprompt_kv::{KvDtype, LayerIndex, TokenId};
@@ -66,7 +67,7 @@ impl Planner {
     pub async fn obtain(
         &self,
         uplink: &Uplink,
-        model: &Model,
+        model: &Arc<Model>,
         (prompt, tokens): (PromptRef, Vec<TokenId>),
     ) -> Result<Cloud, CloudPromptError> {
         let first = self.first_to_fetch(model, tokens.len(), uplink.fresh_estimate());

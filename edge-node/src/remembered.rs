@@ -95,6 +95,15 @@ pub struct RememberedPrompt {
     pub text: Option<String>,
 }
 
+impl From<&Manifest> for RememberedPrompt {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            tokens: manifest.tokens.clone(),
+            text: manifest.text.clone(),
+        }
+    }
+}
+
 /// What a file holds.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,14 +161,14 @@ impl RememberedPrompts {
     ///
     /// # Errors
     /// [`RememberError`]; what was remembered before stays.
-    pub fn keep(&self, name: &PromptName, manifest: &Manifest) -> Result<(), RememberError> {
+    pub fn keep(&self, name: &PromptName, prompt: &RememberedPrompt) -> Result<(), RememberError> {
         let entry = Entry {
             version: VERSION,
             name: name.clone(),
             model: self.model.to_string(),
-            prompt: manifest.prompt.to_string(),
-            tokens: manifest.tokens.clone(),
-            text: manifest.text.clone(),
+            prompt: PromptId::of(&self.model, &prompt.tokens).to_string(),
+            tokens: prompt.tokens.clone(),
+            text: prompt.text.clone(),
         };
         let path = self.path(name);
         let at = |path: &Path| {
@@ -181,8 +190,8 @@ impl RememberedPrompts {
     }
 
     /// As [`RememberedPrompts::keep`] for who goes on without: a failure is logged.
-    pub(crate) fn keep_or_warn(&self, name: &PromptName, manifest: &Manifest) {
-        if let Err(error) = self.keep(name, manifest) {
+    pub(crate) fn keep_or_warn(&self, name: &PromptName, prompt: &RememberedPrompt) {
+        if let Err(error) = self.keep(name, prompt) {
             tracing::warn!(%error, "a cloud prompt is not remembered");
         }
     }
@@ -269,7 +278,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Folders of their owner alone: which prompts are used is nobody else's business.
-fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -20,6 +20,7 @@ mod page;
 mod pass_times;
 mod prompting;
 mod request;
+mod room;
 mod routes;
 mod running;
 pub mod segments;

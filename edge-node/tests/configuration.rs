@@ -195,3 +195,27 @@ fn completions_and_manuals_know_every_command() {
         assert_eq!(stdout(&page), read(&format!("{name}.1")));
     }
 }
+
+#[test]
+fn the_cache_that_a_file_names_is_the_one_that_is_looked_after() {
+    let folder = TempDir::new().unwrap();
+    let id = "ab".repeat(32);
+    let domain = folder.path().join("cache/segments/home");
+    std::fs::create_dir_all(&domain).unwrap();
+    std::fs::write(domain.join(format!("{id}.segment")), "no segment").unwrap();
+    let file = folder.path().join("edge.toml");
+    let cache = folder.path().join("cache");
+    let text = format!("cache-dir = {cache:?}\nport = 8001\n");
+    std::fs::write(&file, text).unwrap();
+    let kv = |config: &[&str]| {
+        let mut command = Command::new(edge_node());
+        command.env_clear().env("HOME", folder.path());
+        run(command.args(["kv", "ls", "--json"]).args(config))
+    };
+    let listed = kv(&["--config", file.to_str().unwrap()]);
+    assert!(stdout(&listed).contains(&id), "{}", stderr(&listed));
+    assert_eq!(stdout(&kv(&[])), "[]\n");
+    std::fs::write(&file, "prot = 1\n").unwrap();
+    let refused = kv(&["--config", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -35,6 +35,8 @@ fn doctor_of(cluster: &Cluster, addr: &str, model: &[&str]) -> Command {
         .arg(cluster.dir.path().join("edge"))
         .arg("--remembered")
         .arg(cluster.remembered())
+        .args(["--cache-mib", "1", "--cache-dir"])
+        .arg(cluster.dir.path().join("cache"))
         .args(model);
     command
 }
@@ -88,6 +90,10 @@ fn a_well_edge_is_told_so_and_what_is_wrong_is_named() {
     assert_eq!(unknown.status.code(), Some(2));
     assert_eq!(level(&unknown, "link"), "fail");
 
+    let lonely = run(doctor(&cluster, &[]).args(["--peer", "127.0.0.1:1"]));
+    assert_eq!(level(&lonely, "peer"), "warn", "{}", stdout(&lonely));
+    assert!(lonely.status.success(), "a pity, and no failure");
+
     let stranger = run(&mut doctor_of(&cluster, "not an address", &same));
     assert_eq!(stranger.status.code(), Some(2));
     assert_eq!(level(&stranger, "address"), "fail");
@@ -103,17 +109,27 @@ fn a_well_edge_is_told_so_and_what_is_wrong_is_named() {
 fn without_an_identity_or_a_folder_the_rest_is_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();
-    let output = run(Command::new(edge_node())
-        .args(["doctor", "--json", "--identity"])
-        .arg(dir.path().join("absent"))
-        .arg("--remembered")
-        .arg(dir.path().join("file")));
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(level(&output, "identity"), "fail");
-    assert_eq!(level(&output, "cache"), "fail");
-    assert_eq!(level(&output, "model"), "warn");
+    let dir_of = |flag: &str, other: &str| {
+        run(Command::new(edge_node())
+            .args(["doctor", "--json", "--identity"])
+            .arg(dir.path().join("absent"))
+            .arg(flag)
+            .arg(dir.path().join("file"))
+            .arg(other))
+    };
+    for (flag, other) in [
+        ("--remembered", "--no-disk-cache"),
+        ("--cache-dir", "--no-remembered"),
+    ] {
+        let output = dir_of(flag, other);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(level(&output, "identity"), "fail");
+        assert_eq!(level(&output, "cache"), "fail", "{flag}");
+        assert!(stdout(&output).contains(&format!("give {flag} DIR")));
+        assert_eq!(level(&output, "model"), "warn");
+    }
     let page = run(Command::new(edge_node())
-        .args(["doctor", "--no-remembered", "--identity"])
+        .args(["doctor", "--no-remembered", "--no-disk-cache", "--identity"])
         .arg(dir.path().join("absent")));
     assert!(
         stdout(&page).starts_with("FAIL  identity  "),

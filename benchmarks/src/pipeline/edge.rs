@@ -1,6 +1,7 @@
 //! The edge process of `benchmarks pipeline`: the product's edge, told what to ask and in which way.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -35,7 +36,7 @@ pub(crate) struct EdgeArgs {
 
 /// An edge and what it has joined.
 struct Edge {
-    model: Model,
+    model: Arc<Model>,
     planner: Planner,
     runtime: Runtime,
     identity: Option<EdgeIdentity>,
@@ -44,7 +45,7 @@ struct Edge {
 
 /// Obeys until standard input ends.
 pub(crate) fn run(args: &EdgeArgs) -> Result<()> {
-    let model = args.model.open()?;
+    let model = Arc::new(args.model.open()?);
     let mut edge = Edge {
         planner: Planner::new(PrefillSpeed::measure(&model)),
         model,

@@ -8,9 +8,6 @@ use edgeprompt_launch::Exit;
 use edgeprompt_transport::{BitRate, SOCKET_BUFFER_BYTES, Validity};
 use serde_json::{Value, json};
 
-/// Free space below which a cache folder is about to be full.
-const FREE_BYTES_MIN: u64 = 1 << 30;
-
 /// What was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
@@ -22,6 +19,7 @@ pub(crate) enum Check {
     Model,
     Link,
     Cache,
+    Neighbour,
 }
 
 impl Check {
@@ -36,6 +34,7 @@ impl Check {
             Self::Model => "model",
             Self::Link => "link",
             Self::Cache => "cache",
+            Self::Neighbour => "peer",
         }
     }
 }
@@ -206,13 +205,18 @@ pub(crate) fn buffers(receive: Option<u64>, send: Option<u64>) -> Finding {
     }
 }
 
-/// A folder that can be written, by the space that is left there, where that is known.
-pub(crate) fn cache(folder: &Path, free_bytes: Option<u64>) -> Finding {
+/// A folder that can be written, by the space that is left there, where that is known, for what may
+/// still be written.
+pub(crate) fn cache(folder: &Path, free_bytes: Option<u64>, bytes_wanted: u64) -> Finding {
     let folder = folder.display();
     match free_bytes {
-        Some(bytes) if bytes < FREE_BYTES_MIN => Finding::warn(
+        Some(bytes) if bytes < bytes_wanted => Finding::warn(
             Check::Cache,
-            format!("{folder} can be written, {} MiB are free", bytes >> 20),
+            format!(
+                "{folder} can be written, {} MiB are free and up to {} may be wanted",
+                bytes >> 20,
+                bytes_wanted >> 20
+            ),
             "make room: prompts that cannot be kept are fetched again after a restart",
         ),
         Some(bytes) => {
@@ -322,9 +326,12 @@ mod tests {
     #[test]
     fn little_space_is_a_warning() {
         let folder = Path::new("/cache");
-        assert_eq!(level(&cache(folder, Some(FREE_BYTES_MIN))), "ok");
-        assert_eq!(level(&cache(folder, Some(FREE_BYTES_MIN - 1))), "warn");
-        assert_eq!(level(&cache(folder, None)), "ok");
+        let wanted = 3 << 30;
+        assert_eq!(level(&cache(folder, Some(wanted), wanted)), "ok");
+        let little = cache(folder, Some(wanted - 1), wanted);
+        assert_eq!(level(&little), "warn");
+        assert!(little.said.ends_with("up to 3072 may be wanted"));
+        assert_eq!(level(&cache(folder, None, wanted)), "ok");
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Desk {
     /// Keeps a prompt and gives its file.
     fn kept(&self, text: &str) -> PathBuf {
         let prompts = self.prompts(DOMAIN);
-        prompts.keep(&self.name, &self.manifest(text)).unwrap();
+        let known = (&self.manifest(text)).into();
+        prompts.keep(&self.name, &known).unwrap();
         prompts.path(&self.name)
     }
 
@@ -103,7 +104,7 @@ fn every_damaged_byte_is_noticed_and_the_file_put_aside() {
 
 fn check_damage(desk: &Desk, manifest: &Manifest) {
     let prompts = desk.prompts(DOMAIN);
-    prompts.keep(&desk.name, manifest).unwrap();
+    prompts.keep(&desk.name, &manifest.into()).unwrap();
     let path = prompts.path(&desk.name);
     let whole = fs::read(&path).unwrap();
     let right = desk.recall().unwrap();
@@ -122,7 +123,7 @@ fn check_damage(desk: &Desk, manifest: &Manifest) {
         fs::write(&path, &whole[..len]).unwrap();
         assert_eq!(desk.recall(), None, "{len} bytes");
     }
-    prompts.keep(&desk.name, manifest).unwrap();
+    prompts.keep(&desk.name, &manifest.into()).unwrap();
     assert_eq!(desk.recall(), Some(right), "the next fetch heals it");
 }
 
@@ -130,7 +131,9 @@ fn check_damage(desk: &Desk, manifest: &Manifest) {
 fn what_is_not_of_the_model_is_not_used() {
     let desk = Desk::new();
     let check = |manifest: Manifest| {
-        desk.prompts(DOMAIN).keep(&desk.name, &manifest).unwrap();
+        desk.prompts(DOMAIN)
+            .keep(&desk.name, &(&manifest).into())
+            .unwrap();
         desk.recall()
     };
     let with = |tokens: Vec<u32>, text: Option<&str>| {
@@ -175,7 +178,9 @@ fn the_prompts_unused_for_longest_are_forgotten_first() {
     assert!(desk.recall().is_some(), "used now, so no longer the oldest");
     let another = "another".parse().unwrap();
     let manifest = desk.manifest("The ruby plan.");
-    desk.prompts(DOMAIN).keep(&another, &manifest).unwrap();
+    desk.prompts(DOMAIN)
+        .keep(&another, &(&manifest).into())
+        .unwrap();
     assert!(!oldest.exists());
     assert!(older.exists());
     assert!(desk.recall().is_some());

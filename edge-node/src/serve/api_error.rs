@@ -144,7 +144,7 @@ impl From<SharedPromptError> for ApiError {
                 Self::not_found(message).with_code("cloud_prompt_not_found")
             }
             SharedPromptError::TooLarge { .. } => Self::request(message),
-            SharedPromptError::Unavailable => {
+            SharedPromptError::Unavailable | SharedPromptError::Silent => {
                 Self::unavailable(message).with_code("cloud_prompt_unavailable")
             }
             SharedPromptError::Busy => Self::too_many(message),

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::uplink::Uplink;
 
-/// How long a question in the background may take.
+/// How long a question may take that nothing but the cloud can answer, or that is asked in the background.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two of them: the first pause, and the longest.
@@ -22,13 +22,38 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct CloudHealth(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    answer_patience: Duration,
     failed: AtomicBool,
     silent: AtomicBool,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            answer_patience: ANSWER_PATIENCE,
+            failed: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+        }
+    }
+}
+
 impl CloudHealth {
+    /// Of a cloud that is waited for so long.
+    #[cfg(test)]
+    pub(crate) fn with_patience(answer_patience: Duration) -> Self {
+        Self(Arc::new(State {
+            answer_patience,
+            ..State::default()
+        }))
+    }
+
+    /// How long a question may take that nothing but the cloud can answer.
+    pub(crate) fn answer_patience(&self) -> Duration {
+        self.0.answer_patience
+    }
+
     /// Whether it answered when it was last asked.
     pub(crate) fn is_well(&self) -> bool {
         !self.0.failed.load(Ordering::Relaxed)
@@ -64,7 +89,7 @@ impl CloudHealth {
                 let link = cloud.link().await.ok()?;
                 link.list_prompts().await.ok()
             };
-            if let Ok(Some(_)) = timeout(ANSWER_PATIENCE, asked).await {
+            if let Ok(Some(_)) = timeout(self.answer_patience(), asked).await {
                 tracing::info!("the cloud answers again");
                 self.answered();
                 self.0.silent.store(false, Ordering::Relaxed);

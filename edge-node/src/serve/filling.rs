@@ -20,6 +20,7 @@ use crate::prefill_speed::PrefillSpeed;
 use crate::public_layers::{PublicLayers, Waiter};
 use crate::serve::fill_log::FillLog;
 use crate::serve::generator::Generator;
+use crate::serve::room::Place;
 
 /// How far a cloud prompt is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +68,12 @@ impl FillingWatch {
 
     /// How far it is.
     pub fn now(&self) -> Filling {
+        // Whoever fills says so before it goes: that it is gone is looked at first, or the word in
+        // between would be missed.
+        let is_gone = self.told.has_changed().is_err();
         let told = self.told.borrow().clone();
-        // Whoever fills says so before it goes.
         match told {
-            Filling::Filling if self.told.has_changed().is_err() => Filling::Broken,
+            Filling::Filling if is_gone => Filling::Broken,
             Filling::Filling | Filling::Filled(_) | Filling::Broken => told,
         }
     }
@@ -106,12 +109,19 @@ pub enum Keeping {
 pub struct KeepingWatch(watch::Receiver<Keeping>);
 
 impl KeepingWatch {
+    /// One that is told by hand.
+    #[cfg(test)]
+    pub(crate) const fn new(told: watch::Receiver<Keeping>) -> Self {
+        Self(told)
+    }
+
     /// Whether it is kept.
     pub fn now(&self) -> Keeping {
+        // As with a filling: whoever keeps it says so before it goes.
+        let is_gone = self.0.has_changed().is_err();
         let told = *self.0.borrow();
         match told {
-            // Whoever keeps it says so before it goes.
-            Keeping::Pending if self.0.has_changed().is_err() => Keeping::NotKept,
+            Keeping::Pending if is_gone => Keeping::NotKept,
             Keeping::Pending | Keeping::Kept | Keeping::NotKept => told,
         }
     }
@@ -122,6 +132,17 @@ impl KeepingWatch {
         let _ = self.0.wait_for(|told| *told != Keeping::Pending).await;
         self.now()
     }
+}
+
+/// What is to be filled.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    pub(crate) cloud: Cloud,
+    pub(crate) token_count: usize,
+    /// Where it is to be kept then, if it is.
+    pub(crate) keep: Option<Keep>,
+    /// Left when there is nothing to do any more.
+    pub(crate) place: Place,
 }
 
 /// Where a segment is to be kept once it is complete, and as what.
@@ -184,14 +205,15 @@ impl Filler {
         Patience::measured(self.speed, token_count, &self.model.config)
     }
 
-    /// Begins to fill a segment of `token_count` tokens, which goes on when nobody waits for it.
-    /// `None` if there is no thread for it.
-    pub(crate) async fn begin(
-        &self,
-        cloud: Cloud,
-        token_count: usize,
-        keep: Option<Keep>,
-    ) -> Option<Begun> {
+    /// Begins to fill a segment, which goes on when nobody waits for it. `None` if there is no
+    /// thread for it.
+    pub(crate) async fn begin(&self, fill: Fill) -> Option<Begun> {
+        let Fill {
+            cloud,
+            token_count,
+            keep,
+            place,
+        } = fill;
         let patience = Patience::Limited(self.patience(token_count));
         let (tell, told) = watch::channel(Filling::Filling);
         let (tell_kept, told_kept) = watch::channel(Keeping::Pending);
@@ -214,9 +236,13 @@ impl Filler {
                 milliseconds = writing.began_at().elapsed().as_millis(),
                 "a cloud prompt is complete"
             );
+            // While it is written its memory is in use, wanted or not.
+            let keep = keep.map(|keep| (keep, place));
             tell.send_replace(Filling::Filled(filled));
             filler.generator.wake();
-            let kept = keep.map_or(Keeping::NotKept, |keep| keep.keep(&segment, bytes));
+            let kept = keep.map_or(Keeping::NotKept, |(keep, _place)| {
+                keep.keep(&segment, bytes)
+            });
             tell_kept.send_replace(kept);
         });
         if let Err(error) = started {

@@ -263,7 +263,7 @@ impl Layers {
             Self::Disk { disk, reader } => {
                 let read = reader.layer(layer);
                 let id = reader.info().id();
-                read.inspect_err(|error| disk.put_aside(&id, error)).ok()
+                read.inspect_err(|error| disk.not_read(&id, error)).ok()
             }
         }
     }

@@ -2,7 +2,7 @@
 //! not answer.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -13,7 +13,7 @@ use edgeprompt_protocol::PromptRef;
 use edgeprompt_transport::{BindError, EdgeIdentity, LinkConfig, Timeouts};
 use tokio::time::{Instant as Deadline, timeout_at};
 
-use crate::cloud_prompt::{CloudPrompt, LossReason};
+use crate::cloud_prompt::{LossReason, Offer};
 use crate::uplink::Uplink;
 
 /// Most neighbours: each is asked in turn.
@@ -120,14 +120,20 @@ impl Neighbours {
         self.neighbours.iter().map(|neighbour| &neighbour.uplink)
     }
 
-    /// The prompt from the first of them that has it. Layers that do not come from there after all
-    /// come from the `cloud`.
-    pub(crate) async fn fetch(
+    /// What their operator calls them, and the ways to them.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&str, &Uplink)> {
+        let neighbours = self.neighbours.iter();
+        neighbours.map(|neighbour| (neighbour.host.as_str(), &neighbour.uplink))
+    }
+
+    /// What the first of them that has the prompt would send. Layers that do not come from there after
+    /// all come from the `cloud`.
+    pub(crate) async fn offer(
         &self,
-        model: &Model,
+        model: &Arc<Model>,
         prompt: &PromptRef,
         cloud: &[Uplink],
-    ) -> Option<CloudPrompt> {
+    ) -> Option<Offer> {
         let give_up = Deadline::now() + PATIENCE;
         for neighbour in &self.neighbours {
             if neighbour.is_silent(Instant::now()) {
@@ -135,9 +141,9 @@ impl Neighbours {
             }
             let deadline = give_up.min(Deadline::now() + PATIENCE_EACH);
             let uplink = &neighbour.uplink;
-            let fetching = CloudPrompt::fetch_or_else(uplink, model, prompt.clone(), cloud);
+            let fetching = Offer::of_neighbour(uplink, model, prompt.clone(), cloud);
             let (peer, reason) = match timeout_at(deadline, fetching).await {
-                Ok(Ok(prompt)) => return Some(prompt),
+                Ok(Ok(offer)) => return Some(offer),
                 Ok(Err(error)) => (&neighbour.host, error.loss().reason),
                 Err(_) => (&neighbour.host, LossReason::Slow),
             };

@@ -26,7 +26,7 @@ use crate::serve::generator::Generator;
 use crate::serve::listening::{self, Security};
 use crate::serve::neighbourly::Neighbourly;
 use crate::serve::routes::router;
-use crate::serve::segments::CloudPrompts;
+use crate::serve::segments::{CloudPrompts, SharedPromptError};
 use crate::serve::server::{App, Capacity, Server};
 use crate::serve::sources::Sources;
 use crate::serve::status_line;
@@ -233,9 +233,13 @@ async fn revalidate(prompts: CloudPrompts, period: Duration) {
 }
 
 /// Brings a prompt before anybody asks for it, however often that must be tried.
-async fn prefetch(prompts: CloudPrompts, name: PromptName) {
+pub(crate) async fn prefetch(prompts: CloudPrompts, name: PromptName) {
     let mut pause = PREFETCH_PAUSE;
     while let Err(error) = prompts.get(&name).await {
+        if matches!(error, SharedPromptError::TooLarge { .. }) {
+            tracing::error!(%name, %error, "a cloud prompt will not be here: give more with --cloud-kv-mib");
+            return;
+        }
         tracing::warn!(%name, %error, "a cloud prompt is not here yet");
         sleep(pause).await;
         pause = (pause * 2).min(PREFETCH_PAUSE_MAX);

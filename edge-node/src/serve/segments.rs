@@ -16,12 +16,11 @@ use tokio::time::timeout;
 
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
-use crate::serve::filling::{Filler, Filling, FillingWatch, Keep, KeepingWatch};
-use crate::serve::shelf::Shelf;
-use crate::serve::sources::{Found, Sources};
-
-/// Prompts fetched at a time: names come from requests, and each is a task and a fetch.
-const FLIGHTS_MAX: usize = 32;
+use crate::remembered::RememberedPrompt;
+use crate::serve::filling::{Fill, Filler, Filling, FillingWatch, Keep, KeepingWatch};
+use crate::serve::room::{Place, Room};
+use crate::serve::shelf::{Shelf, Weight};
+use crate::serve::sources::{Found, Meaning, Sources, Word};
 
 /// A cloud prompt that requests share.
 #[derive(Clone, Debug)]
@@ -53,6 +52,13 @@ impl SharedPrompt {
         }
     }
 
+    fn known(&self) -> RememberedPrompt {
+        RememberedPrompt {
+            tokens: self.tokens.to_vec(),
+            text: self.text.as_deref().map(str::to_owned),
+        }
+    }
+
     /// For somebody who comes later.
     fn again(&self) -> Self {
         let origin = match self.filling.now() {
@@ -75,12 +81,19 @@ pub enum SharedPromptError {
     /// The cloud did not say what it is, and this edge does not remember.
     #[error("the cloud does not send this cloud prompt now")]
     Unavailable,
-    /// Too many others are being fetched.
-    #[error("{FLIGHTS_MAX} other cloud prompts are being fetched now")]
-    Busy,
-    /// There is no room for it.
+    /// The cloud does not even refuse, and this edge does not remember.
     #[error(
-        "the keys and values of this cloud prompt have {bytes} bytes and {bytes_max} may be kept"
+        "the cloud does not answer, and neither this edge nor a neighbour knows this cloud prompt: \
+         try again when it does"
+    )]
+    Silent,
+    /// Others that are being fetched take the room.
+    #[error("other cloud prompts are being fetched now, as many as there is room for: try again")]
+    Busy,
+    /// There can never be room for it.
+    #[error(
+        "the keys and values of this cloud prompt have {bytes} bytes and {bytes_max} may be kept: \
+         the server's --cloud-kv-mib says how many"
     )]
     TooLarge {
         /// Bytes of its keys and values.
@@ -103,6 +116,7 @@ pub struct CloudPrompts {
 struct Shared {
     sources: Sources,
     filler: Filler,
+    room: Room,
     state: Mutex<State>,
 }
 
@@ -127,10 +141,12 @@ impl CloudPrompts {
             shelf: Shelf::new(bytes_max),
             flights: HashMap::new(),
         };
+        let room = Room::new(filler.model().geometry, bytes_max);
         Self {
             shared: Arc::new(Shared {
                 sources,
                 filler,
+                room,
                 state: Mutex::new(state),
             }),
         }
@@ -165,17 +181,35 @@ impl CloudPrompts {
         self.shared.sources.disk.clone()
     }
 
-    /// Asks the cloud what the names here mean now, and brings what has changed. Answers under way
-    /// keep what they began with.
+    /// Asks the cloud what the names here mean now, and brings what has changed. What is here stays
+    /// until something else can take its place, or until the cloud says that there is no such
+    /// prompt. Answers under way keep what they began with.
     pub async fn revalidate(&self) {
-        let here = self.list();
-        let ids = here.iter().map(|(name, prompt)| (name.clone(), prompt.id));
-        for name in self.shared.sources.changed(ids.collect()).await {
-            tracing::info!(%name, "the cloud has changed a cloud prompt");
-            self.shared.state().shelf.remove(&name);
-            if let Err(error) = self.get(&name).await {
-                tracing::warn!(%name, %error, "a changed cloud prompt is not here yet");
+        self.mark_used().await;
+        let Some(entries) = self.shared.sources.entries().await else {
+            return;
+        };
+        let mut is_well = true;
+        for (name, prompt) in self.list() {
+            let listed = entries.iter().find(|entry| entry.name == name);
+            if listed.is_some_and(|entry| entry.prompt == prompt.id) {
+                continue;
             }
+            // A name that is not listed is asked for: a cloud of another model lists other names.
+            let meaning = listed.map_or(Meaning::Unheard, Meaning::from);
+            match self.shared.renew(&name, meaning).await {
+                Ok(()) => tracing::info!(%name, "the cloud has changed a cloud prompt"),
+                Err(SharedPromptError::Unknown) => {
+                    tracing::info!(%name, "the cloud has a cloud prompt no more");
+                }
+                Err(error) => {
+                    is_well = false;
+                    tracing::warn!(%name, %error, "a changed cloud prompt is not here yet: the earlier one is used");
+                }
+            }
+        }
+        if is_well {
+            self.shared.sources.health.answered();
         }
     }
 
@@ -185,9 +219,16 @@ impl CloudPrompts {
             for (_, mut prompt) in self.list() {
                 prompt.keeping.ended().await;
             }
+            self.mark_used().await;
         };
         // What is not on disk is fetched again.
         let _ = timeout(patience, kept).await;
+    }
+
+    /// The disk does not see uses from memory.
+    async fn mark_used(&self) {
+        let ids = self.list().into_iter().map(|(_, prompt)| prompt.id);
+        self.shared.sources.mark_used(ids.collect()).await;
     }
 
     /// Bytes of keys and values of the prompts here, and how many there may be.
@@ -223,15 +264,13 @@ impl CloudPrompts {
             // It panicked.
             state.flights.remove(name);
         }
-        if state.flights.len() >= FLIGHTS_MAX {
-            return Err(SharedPromptError::Busy);
-        }
+        let place = self.shared.room.enter()?;
         let (tell, flight) = watch::channel(None);
         state.flights.insert(name.clone(), flight.clone());
         drop(state);
         let (shared, name) = (Arc::clone(&self.shared), name.clone());
         tokio::spawn(async move {
-            let landed = shared.bring(&name).await;
+            let landed = shared.bring(&name, place).await;
             shared.land(name, &landed);
             tell.send_replace(Some(landed));
         });
@@ -248,18 +287,64 @@ impl Shared {
         let mut state = self.state();
         state.flights.remove(&name);
         if let Ok(prompt) = landed {
-            let bytes = self.bytes(prompt.tokens.len());
-            state.shelf.put(name, prompt.clone(), bytes);
+            let weight = self.weight(prompt);
+            state.shelf.put(name, prompt.clone(), weight);
         }
     }
 
-    async fn bring(&self, name: &PromptName) -> Landed {
-        let found = self.sources.find(name, &self.filler).await?;
+    async fn bring(&self, name: &PromptName, mut place: Place) -> Landed {
+        let known_here = (self.filler.model(), &self.room);
+        let meaning = self.sources.meaning(name, known_here).await?;
         // Two names of one prompt share its memory.
-        if let Some(prompt) = self.same(&found.id) {
+        if let Some(prompt) = meaning.id().and_then(|id| self.same(&id)) {
+            if matches!(meaning, Meaning::Listed { .. }) {
+                self.sources.remember(name, prompt.known());
+            }
             return Ok(prompt);
         }
-        self.fill(found).await
+        if let Some(token_count) = meaning.token_count() {
+            place.take(token_count)?;
+        }
+        let found = self.sources.find(name, meaning, &self.filler).await?;
+        self.take_in(name, found, place).await
+    }
+
+    /// Puts what the cloud means by a name in the place of what is here, once it has told all of it but
+    /// the layers, which come or are computed.
+    async fn renew(&self, name: &PromptName, meaning: Meaning) -> Result<(), SharedPromptError> {
+        let mut place = self.room.enter()?;
+        if let Some(token_count) = meaning.token_count() {
+            place.take(token_count)?;
+        }
+        let model = self.filler.model();
+        let renewed = match self.sources.renewed(name, &meaning, model).await {
+            Ok(found) => self.take_in(name, found, place).await?,
+            Err(SharedPromptError::Unknown) => {
+                self.state().shelf.remove(name);
+                self.sources.forget(name).await;
+                return Err(SharedPromptError::Unknown);
+            }
+            Err(error) => return Err(error),
+        };
+        let weight = self.weight(&renewed);
+        self.state().shelf.put(name.clone(), renewed, weight);
+        Ok(())
+    }
+
+    /// Takes the layers of what was found, unless they are here already or there is no room for them.
+    async fn take_in(&self, name: &PromptName, found: Found, mut place: Place) -> Landed {
+        let (known, word) = (found.known.clone(), found.word);
+        let prompt = match self.same(&found.id) {
+            Some(prompt) => prompt,
+            None => {
+                place.take(known.tokens.len())?;
+                self.fill(found, place).await?
+            }
+        };
+        if word == Word::Clouds {
+            self.sources.remember(name, known);
+        }
+        Ok(prompt)
     }
 
     fn same(&self, id: &PromptId) -> Option<SharedPrompt> {
@@ -270,20 +355,11 @@ impl Shared {
     }
 
     /// Begins to fill a prompt whose tokens are known.
-    async fn fill(&self, found: Found) -> Landed {
+    async fn fill(&self, found: Found, place: Place) -> Landed {
         let Found {
-            id,
-            known,
-            cloud,
-            origin,
+            id, known, layers, ..
         } = found;
-        let (bytes, bytes_max) = (
-            self.bytes(known.tokens.len()),
-            self.state().shelf.bytes_max(),
-        );
-        if bytes > bytes_max {
-            return Err(SharedPromptError::TooLarge { bytes, bytes_max });
-        }
+        let origin = layers.origin();
         let tokens: Arc<[TokenId]> = known.tokens.into();
         let text: Option<Arc<str>> = known.text.map(Into::into);
         let keep = self.sources.disk.clone().map(|disk| {
@@ -297,7 +373,13 @@ impl Shared {
             };
             Keep { disk, info }
         });
-        let begun = self.filler.begin(cloud, tokens.len(), keep).await;
+        let fill = Fill {
+            cloud: layers.take(),
+            token_count: tokens.len(),
+            keep,
+            place,
+        };
+        let begun = self.filler.begin(fill).await;
         let begun = begun.ok_or(SharedPromptError::Failed)?;
         Ok(SharedPrompt {
             id,
@@ -310,10 +392,11 @@ impl Shared {
         })
     }
 
-    fn bytes(&self, token_count: usize) -> u64 {
-        let geometry = &self.filler.model().geometry;
-        let layer = geometry.layer_bytes(token_count, KvDtype::F32) as u64;
-        layer.saturating_mul(u64::from(geometry.layer_count()))
+    fn weight(&self, prompt: &SharedPrompt) -> Weight {
+        Weight {
+            prompt: prompt.id,
+            bytes: self.room.bytes(prompt.tokens.len()),
+        }
     }
 }
 

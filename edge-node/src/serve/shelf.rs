@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use edgeprompt_kv::PromptId;
 use edgeprompt_protocol::PromptName;
 
 /// Values by name. What goes lives on with whoever still uses it.
@@ -16,8 +17,17 @@ pub(crate) struct Shelf<T> {
 #[derive(Debug)]
 struct Kept<T> {
     value: T,
-    bytes: u64,
+    weight: Weight,
     used: u64,
+}
+
+/// What a value takes; names of one prompt share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weight {
+    /// What it is of.
+    pub(crate) prompt: PromptId,
+    /// How much that is.
+    pub(crate) bytes: u64,
 }
 
 impl<T> Shelf<T> {
@@ -37,11 +47,11 @@ impl<T> Shelf<T> {
 
     /// Puts a value in the place of an earlier one of its name, and takes off what there is no room
     /// for any more, this value included if it is too large for all of the shelf.
-    pub(crate) fn put(&mut self, name: PromptName, value: T, bytes: u64) {
+    pub(crate) fn put(&mut self, name: PromptName, value: T, weight: Weight) {
         self.now += 1;
         let kept = Kept {
             value,
-            bytes,
+            weight,
             used: self.now,
         };
         self.kept.insert(name, kept);
@@ -74,7 +84,9 @@ impl<T> Shelf<T> {
 
     /// Bytes of everything kept.
     pub(crate) fn bytes(&self) -> u64 {
-        self.kept.values().map(|kept| kept.bytes).sum()
+        let weights = self.kept.values().map(|kept| kept.weight);
+        let by_prompt: BTreeMap<_, _> = weights.map(|it| (it.prompt, it.bytes)).collect();
+        by_prompt.values().sum()
     }
 }
 
@@ -87,14 +99,19 @@ mod tests {
         format!("p{index}").parse().unwrap()
     }
 
+    fn weight(index: u8, bytes: u64) -> Weight {
+        let prompt = PromptId::new([index; 32]);
+        Weight { prompt, bytes }
+    }
+
     #[test]
     fn what_was_unused_for_longest_goes_first() {
         let mut shelf = Shelf::new(10);
         for index in 0..3 {
-            shelf.put(name(index), index, 3);
+            shelf.put(name(index), index, weight(index, 3));
         }
         assert_eq!(shelf.get(&name(0)), Some(&0));
-        shelf.put(name(3), 3, 3);
+        shelf.put(name(3), 3, weight(3, 3));
         let left: Vec<u8> = shelf.iter().map(|(_, value)| *value).collect();
         assert_eq!(left, [0, 2, 3]);
         shelf.remove(&name(2));
@@ -104,8 +121,19 @@ mod tests {
     #[test]
     fn what_is_too_large_is_not_kept() {
         let mut shelf = Shelf::new(10);
-        shelf.put(name(0), 0, 11);
+        shelf.put(name(0), 0, weight(0, 11));
         assert_eq!(shelf.get(&name(0)), None);
+    }
+
+    #[test]
+    fn names_of_one_prompt_are_counted_once() {
+        let mut shelf = Shelf::new(10);
+        for index in 0..5 {
+            shelf.put(name(index), index, weight(7, 9));
+        }
+        assert_eq!((shelf.bytes(), shelf.iter().count()), (9, 5));
+        shelf.put(name(5), 5, weight(8, 2));
+        assert_eq!((shelf.bytes(), shelf.iter().count()), (2, 1));
     }
 
     proptest! {
@@ -115,7 +143,7 @@ mod tests {
         ) {
             let mut shelf = Shelf::new(10);
             for (index, bytes) in puts {
-                shelf.put(name(index), index, bytes);
+                shelf.put(name(index), index, weight(index, bytes));
                 prop_assert!(shelf.bytes() <= shelf.bytes_max());
                 prop_assert_eq!(shelf.get(&name(index)).is_some(), bytes <= 10);
             }

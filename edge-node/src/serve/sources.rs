@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use edgeprompt_kv::{PromptId, TokenId};
+use edgeprompt_kv::{LayerIndex, PromptId, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptEntry, PromptName, PromptRef, Refusal};
 use edgeprompt_segment_store::SegmentReader;
@@ -15,7 +15,7 @@ use edgeprompt_transport::FetchError;
 use tokio::time::timeout;
 
 use crate::answer::Cloud;
-use crate::cloud_prompt::{CloudPrompt, CloudPromptError, Loss, LossReason};
+use crate::cloud_prompt::{CloudPromptError, Loss, LossReason, Offer};
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
 use crate::planner::Planner;
@@ -23,6 +23,7 @@ use crate::remembered::{RememberedPrompt, RememberedPrompts};
 use crate::serve::cloud_health::CloudHealth;
 use crate::serve::filling::Filler;
 use crate::serve::neighbours::Neighbours;
+use crate::serve::room::Room;
 use crate::serve::segments::SharedPromptError;
 use crate::uplink::Uplink;
 
@@ -41,26 +42,92 @@ pub struct Sources {
     pub health: CloudHealth,
 }
 
-/// A prompt, and where its layers come from.
-#[derive(Debug)]
+/// What a name means, as far as that can be known without fetching the prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// This edge remembers it.
+    Remembered {
+        id: PromptId,
+        known: RememberedPrompt,
+    },
+    /// The cloud lists it.
+    Listed { id: PromptId, token_count: usize },
+    /// Whoever sends it will say.
+    Unheard,
+}
+
+impl Meaning {
+    pub(crate) fn id(&self) -> Option<PromptId> {
+        match self {
+            Self::Remembered { id, .. } | Self::Listed { id, .. } => Some(*id),
+            Self::Unheard => None,
+        }
+    }
+
+    pub(crate) fn token_count(&self) -> Option<usize> {
+        match self {
+            Self::Remembered { known, .. } => Some(known.tokens.len()),
+            Self::Listed { token_count, .. } => Some(*token_count),
+            Self::Unheard => None,
+        }
+    }
+}
+
+impl From<&PromptEntry> for Meaning {
+    fn from(entry: &PromptEntry) -> Self {
+        Self::Listed {
+            id: entry.prompt,
+            token_count: entry.token_count as usize,
+        }
+    }
+}
+
+/// A prompt, and where its layers would come from. Nothing of it is taken yet.
 pub(crate) struct Found {
     pub(crate) id: PromptId,
     pub(crate) known: RememberedPrompt,
-    pub(crate) cloud: Cloud,
-    pub(crate) origin: KvOrigin,
+    pub(crate) layers: Layers,
+    pub(crate) word: Word,
+}
+
+pub(crate) enum Layers {
+    Offered(Box<Offer>),
+    Computed(Cloud),
+}
+
+/// Who says that the name means it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The cloud, just now: that is to be remembered.
+    Clouds,
+    /// This edge's memory, or a neighbour.
+    Others,
+}
+
+impl Layers {
+    pub(crate) fn origin(&self) -> KvOrigin {
+        match self {
+            Self::Offered(offer) => offer.origin,
+            Self::Computed(_) => KvOrigin::Local,
+        }
+    }
+
+    pub(crate) fn take(self) -> Cloud {
+        match self {
+            Self::Offered(offer) => Cloud::Arriving(offer.take()),
+            Self::Computed(cloud) => cloud,
+        }
+    }
 }
 
 impl Found {
-    fn arriving(prompt: CloudPrompt) -> Self {
-        let manifest = &prompt.manifest;
+    fn offered(offer: Offer, word: Word) -> Self {
+        let manifest = &offer.manifest;
         Self {
             id: manifest.prompt,
-            known: RememberedPrompt {
-                tokens: manifest.tokens.clone(),
-                text: manifest.text.clone(),
-            },
-            origin: prompt.origin,
-            cloud: Cloud::Arriving(prompt),
+            known: manifest.into(),
+            layers: Layers::Offered(Box::new(offer)),
+            word,
         }
     }
 
@@ -68,78 +135,171 @@ impl Found {
         Self {
             id: PromptId::of(&model.digest, &known.tokens),
             known,
-            cloud,
-            origin: KvOrigin::Local,
+            layers: Layers::Computed(cloud),
+            word: Word::Others,
         }
     }
 }
 
 impl Sources {
-    /// Finds the prompt of a name.
+    /// What a name means: what is remembered and fits in the room, else what the cloud lists, if it
+    /// is worth asking for that.
+    pub(crate) async fn meaning(
+        &self,
+        name: &PromptName,
+        (model, room): (&Arc<Model>, &Room),
+    ) -> Result<Meaning, SharedPromptError> {
+        if let Some(known) = self.recall(name, model).await {
+            // What was too large may be shorter by now.
+            if self.cloud.is_none() || room.fits(known.tokens.len()) {
+                let id = PromptId::of(&model.digest, &known.tokens);
+                return Ok(Meaning::Remembered { id, known });
+            }
+        }
+        if self.disk.is_none() && self.neighbours.is_empty() {
+            return Ok(Meaning::Unheard);
+        }
+        // A list is a few bytes; perhaps nothing else need come.
+        let Some(cloud) = self.asked_cloud() else {
+            return Ok(Meaning::Unheard);
+        };
+        match self.answer((name, cloud), entries_of(cloud)).await {
+            Some(entries) => {
+                let entry = entries.iter().find(|entry| entry.name == *name);
+                entry.map(Meaning::from).ok_or(SharedPromptError::Unknown)
+            }
+            None => Ok(Meaning::Unheard),
+        }
+    }
+
+    /// Finds a prompt by what its name means.
     pub(crate) async fn find(
         &self,
         name: &PromptName,
+        meaning: Meaning,
         filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
         let model = filler.model();
-        if let Some(known) = self.recall(name, model).await {
-            let id = PromptId::of(&model.digest, &known.tokens);
-            if let Some(found) = self.nearby(&id, model).await {
-                return Ok(found);
-            }
-            return self.plan(name, known, filler).await;
+        match meaning {
+            Meaning::Remembered { id, known } => match self.nearby(&id, model).await {
+                Some(offer) => Ok(Found::offered(offer, Word::Others)),
+                None => self.plan(name, known, filler).await,
+            },
+            Meaning::Listed { id, .. } => match self.nearby(&id, model).await {
+                Some(offer) => Ok(Found::offered(offer, Word::Clouds)),
+                None => self.named(name, model).await,
+            },
+            Meaning::Unheard => self.named(name, model).await,
+        }
+    }
+
+    /// Finds what the cloud means by a name now, from whoever has that.
+    pub(crate) async fn renewed(
+        &self,
+        name: &PromptName,
+        meaning: &Meaning,
+        model: &Arc<Model>,
+    ) -> Result<Found, SharedPromptError> {
+        let nearby = match meaning.id() {
+            Some(id) => self.nearby(&id, model).await,
+            None => None,
+        };
+        let offer = match nearby {
+            Some(offer) => Some(offer),
+            None => self.of_cloud(name, model).await?,
+        };
+        let found = offer.map(|offer| Found::offered(offer, Word::Clouds));
+        found.ok_or_else(|| self.no_answer())
+    }
+
+    /// From the cloud by name. While it does not send it, from a neighbour: what that means by the
+    /// name is not remembered.
+    async fn named(
+        &self,
+        name: &PromptName,
+        model: &Arc<Model>,
+    ) -> Result<Found, SharedPromptError> {
+        if let Some(offer) = self.of_cloud(name, model).await? {
+            return Ok(Found::offered(offer, Word::Clouds));
         }
         let named = PromptRef::Named(name.clone());
-        let Some(cloud) = &self.cloud else {
-            let found = self.neighbours.fetch(model, &named, &[]).await;
-            return found.map(Found::arriving).ok_or(SharedPromptError::Unknown);
+        let offer = self.neighbours.offer(model, &named, &[]).await;
+        let found = offer.map(|offer| Found::offered(offer, Word::Others));
+        found.ok_or_else(|| match self.cloud {
+            Some(_) => self.no_answer(),
+            None => SharedPromptError::Unknown,
+        })
+    }
+
+    /// What the cloud would send under a name; `None` if it sends nothing now.
+    async fn of_cloud(
+        &self,
+        name: &PromptName,
+        model: &Arc<Model>,
+    ) -> Result<Option<Offer>, SharedPromptError> {
+        let Some(cloud) = self.asked_cloud() else {
+            return Ok(None);
         };
-        if self.disk.is_some() || !self.neighbours.is_empty() {
-            // A list is a few bytes; perhaps nothing else need come.
-            if let Ok(id) = id_of(cloud, name).await {
-                self.health.answered();
-                let id = id.ok_or(SharedPromptError::Unknown)?;
-                if let Some(found) = self.nearby(&id, model).await {
-                    self.remember(name, &found);
-                    return Ok(found);
-                }
+        let named = PromptRef::Named(name.clone());
+        let asked = async {
+            match Offer::of_cloud(cloud, model, named, LayerIndex(0)).await {
+                Err(error) if is_unknown(&error) => Ok(None),
+                offered => offered.map(Some),
             }
+        };
+        match self.answer((name, cloud), asked).await {
+            Some(Some(offer)) => Ok(Some(offer)),
+            Some(None) => Err(SharedPromptError::Unknown),
+            None => Ok(None),
         }
-        match CloudPrompt::fetch(cloud, model, named.clone()).await {
-            Ok(prompt) => {
+    }
+
+    /// The cloud, unless it is silent.
+    fn asked_cloud(&self) -> Option<&Uplink> {
+        self.cloud.as_ref().filter(|_| !self.health.is_silent())
+    }
+
+    /// The answer to what nobody but the cloud can answer, which has only so long.
+    async fn answer<T>(
+        &self,
+        (name, cloud): (&PromptName, &Uplink),
+        asked: impl Future<Output = Result<T, CloudPromptError>>,
+    ) -> Option<T> {
+        let loss = match timeout(self.health.answer_patience(), asked).await {
+            Ok(Ok(answer)) => {
                 self.health.answered();
-                let found = Found::arriving(prompt);
-                self.remember(name, &found);
-                Ok(found)
+                return Some(answer);
             }
-            Err(error) => {
-                self.check_refusal(name, &error)?;
-                // What a neighbour means by a name is not remembered: only the cloud's word is.
-                let found = self.neighbours.fetch(model, &named, &[]).await;
-                found
-                    .map(Found::arriving)
-                    .ok_or(SharedPromptError::Unavailable)
-            }
+            Ok(Err(error)) => error.loss(),
+            Err(_) => silence(),
+        };
+        self.note(&loss, (name, cloud));
+        None
+    }
+
+    fn no_answer(&self) -> SharedPromptError {
+        match self.health.is_silent() {
+            true => SharedPromptError::Silent,
+            false => SharedPromptError::Unavailable,
         }
     }
 
     /// A prompt that need not come from the cloud.
-    async fn nearby(&self, id: &PromptId, model: &Arc<Model>) -> Option<Found> {
-        if let Some(found) = self.on_disk(id, model).await {
-            return Some(found);
+    async fn nearby(&self, id: &PromptId, model: &Arc<Model>) -> Option<Offer> {
+        if let Some(offer) = self.on_disk(id, model).await {
+            return Some(offer);
         }
         let (prompt, cloud) = (PromptRef::Id(*id), self.cloud.as_slice());
-        let fetched = self.neighbours.fetch(model, &prompt, cloud).await;
-        fetched.map(Found::arriving)
+        self.neighbours.offer(model, &prompt, cloud).await
     }
 
-    async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Found> {
+    async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Offer> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let reader = self.open(Arc::clone(&disk), *id).await?;
         let others = self.neighbours.uplinks().chain(&self.cloud);
         let others: Vec<_> = others.cloned().collect();
-        match CloudPrompt::of_disk((Arc::clone(&disk), reader), model, &others) {
-            Ok(prompt) => Some(Found::arriving(prompt)),
+        match Offer::of_disk((Arc::clone(&disk), reader), model, others).await {
+            Ok(offer) => Some(offer),
             Err(problem) => {
                 let id = *id;
                 // The thread says what fails.
@@ -164,88 +324,68 @@ impl Sources {
         filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
         let (model, tokens) = (filler.model(), known.tokens.clone());
+        let computed = |cloud| Ok(Found::computed(model, known, cloud));
         let Some(uplink) = &self.cloud else {
-            return Ok(Found::computed(model, known, Cloud::Here { tokens }));
+            return computed(Cloud::Here { tokens });
         };
         if self.health.is_silent() {
-            return Ok(Found::computed(
-                model,
-                known,
-                unavailable(tokens, silence()),
-            ));
+            return computed(unavailable(tokens, silence()));
         }
         let planner = Planner::new(filler.speed());
+        let first = planner.first_to_fetch(model, tokens.len(), uplink.fresh_estimate());
+        if first.0 == model.geometry.layer_count() {
+            return computed(Cloud::Here { tokens });
+        }
         let named = PromptRef::Named(name.clone());
-        let obtained = planner.obtain(uplink, model, (named, tokens.clone()));
-        let loss = match timeout(filler.patience(tokens.len()), obtained).await {
-            Ok(Ok(Cloud::Arriving(prompt))) => {
+        let offered = Offer::of_cloud(uplink, model, named, first);
+        let loss = match timeout(filler.patience(tokens.len()), offered).await {
+            Ok(Ok(offer)) => {
                 self.health.answered();
-                let found = Found::arriving(prompt);
-                self.remember(name, &found);
-                return Ok(found);
+                return Ok(Found::offered(offer, Word::Clouds));
             }
-            Ok(Ok(cloud)) => return Ok(Found::computed(model, known, cloud)),
-            Ok(Err(error)) => {
-                self.check_refusal(name, &error)?;
-                error.loss()
+            // The one answer that a memory must not contradict.
+            Ok(Err(error)) if is_unknown(&error) => {
+                self.health.answered();
+                return Err(SharedPromptError::Unknown);
             }
-            Err(_) => {
-                let loss = silence();
-                tracing::warn!(%name, error = loss.detail, "a cloud prompt was not fetched");
-                loss
-            }
+            Ok(Err(error)) => error.loss(),
+            Err(_) => silence(),
         };
+        self.note(&loss, (name, uplink));
+        computed(unavailable(tokens, loss))
+    }
+
+    /// The cloud was asked in vain.
+    fn note(&self, loss: &Loss, (name, cloud): (&PromptName, &Uplink)) {
+        tracing::warn!(%name, error = loss.detail, "a cloud prompt was not fetched");
         match loss.reason {
             LossReason::Unreachable
             | LossReason::LinkLost
             | LossReason::Stalled
-            | LossReason::Slow => self.health.fell_silent(uplink),
-            LossReason::Refused | LossReason::Corrupt => {}
-        }
-        Ok(Found::computed(model, known, unavailable(tokens, loss)))
-    }
-
-    /// A cloud that has no such prompt is the one answer that a memory must not contradict.
-    fn check_refusal(
-        &self,
-        name: &PromptName,
-        error: &CloudPromptError,
-    ) -> Result<(), SharedPromptError> {
-        if let CloudPromptError::Fetch(FetchError::Refused(Refusal::UnknownPrompt { .. })) = error {
-            self.health.answered();
-            return Err(SharedPromptError::Unknown);
-        }
-        self.health.failed();
-        tracing::warn!(%name, %error, "a cloud prompt was not fetched");
-        Ok(())
-    }
-
-    /// Of the names and what they mean here, those that mean something else to the cloud now. What is
-    /// remembered of them is forgotten. None where the cloud does not say.
-    pub(crate) async fn changed(&self, here: Vec<(PromptName, PromptId)>) -> Vec<PromptName> {
-        let Some(cloud) = &self.cloud else {
-            return Vec::new();
-        };
-        let entries = match entries_of(cloud).await {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::debug!(%error, "the cloud prompts were not revalidated");
-                return Vec::new();
+            | LossReason::Slow => self.health.fell_silent(cloud),
+            LossReason::Refused | LossReason::Corrupt | LossReason::Unreadable => {
+                self.health.failed();
             }
-        };
-        let is_same = |(name, id): &(PromptName, PromptId)| {
-            let same = |entry: &PromptEntry| (&entry.name, &entry.prompt) == (name, id);
-            entries.iter().any(same)
-        };
-        let changed = here.into_iter().filter(|named| !is_same(named));
-        let changed: Vec<_> = changed.map(|(name, _)| name).collect();
-        if let Some(memory) = self.memory.clone() {
-            let names = changed.clone();
-            let forgetting = move || names.iter().for_each(|name| memory.forget(name));
-            // A thread that panicked has said so.
-            let _ = tokio::task::spawn_blocking(forgetting).await;
         }
-        changed
+    }
+
+    /// What the cloud serves by name now; `None` where it does not say.
+    pub(crate) async fn entries(&self) -> Option<Vec<PromptEntry>> {
+        let entries = entries_of(self.cloud.as_ref()?).await;
+        let failed = |error: &CloudPromptError| {
+            tracing::debug!(%error, "the cloud prompts were not revalidated");
+        };
+        entries.inspect_err(failed).ok()
+    }
+
+    /// Makes prompts that are used from memory the last ones to go from the disk.
+    pub(crate) async fn mark_used(&self, ids: Vec<PromptId>) {
+        let Some(disk) = self.disk.clone() else {
+            return;
+        };
+        let marking = move || ids.iter().for_each(|id| disk.mark_used(id));
+        // A thread that panicked has said so.
+        let _ = tokio::task::spawn_blocking(marking).await;
     }
 
     async fn recall(&self, name: &PromptName, model: &Arc<Model>) -> Option<RememberedPrompt> {
@@ -256,12 +396,22 @@ impl Sources {
         recalled.await.ok().flatten()
     }
 
-    fn remember(&self, name: &PromptName, found: &Found) {
-        let (Some(memory), Cloud::Arriving(prompt)) = (self.memory.clone(), &found.cloud) else {
+    /// Remembers what the cloud means by a name.
+    pub(crate) fn remember(&self, name: &PromptName, prompt: RememberedPrompt) {
+        if let Some(memory) = self.memory.clone() {
+            let name = name.clone();
+            tokio::task::spawn_blocking(move || memory.keep_or_warn(&name, &prompt));
+        }
+    }
+
+    /// Forgets what a name meant, which means nothing any more.
+    pub(crate) async fn forget(&self, name: &PromptName) {
+        let Some(memory) = self.memory.clone() else {
             return;
         };
-        let (name, manifest) = (name.clone(), prompt.manifest.clone());
-        tokio::task::spawn_blocking(move || memory.keep_or_warn(&name, &manifest));
+        let name = name.clone();
+        // A thread that panicked has said so.
+        let _ = tokio::task::spawn_blocking(move || memory.forget(&name)).await;
     }
 }
 
@@ -274,15 +424,16 @@ const fn unavailable(tokens: Vec<TokenId>, loss: Loss) -> Cloud {
 fn silence() -> Loss {
     Loss {
         reason: LossReason::Slow,
-        detail: "the cloud says nothing for as long as computing here takes".to_owned(),
+        detail: "the cloud says nothing for as long as it is worth waiting".to_owned(),
     }
 }
 
-/// What the cloud means by a name; `None` if it means nothing.
-async fn id_of(cloud: &Uplink, name: &PromptName) -> Result<Option<PromptId>, CloudPromptError> {
-    let entries = entries_of(cloud).await?;
-    let mut named = entries.iter().filter(|entry| entry.name == *name);
-    Ok(named.next().map(|entry| entry.prompt))
+/// Whether the cloud says that it has no such prompt.
+const fn is_unknown(error: &CloudPromptError) -> bool {
+    matches!(
+        error,
+        CloudPromptError::Fetch(FetchError::Refused(Refusal::UnknownPrompt { .. }))
+    )
 }
 
 async fn entries_of(cloud: &Uplink) -> Result<Vec<PromptEntry>, CloudPromptError> {

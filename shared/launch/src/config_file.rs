@@ -143,9 +143,9 @@ impl ConfigFile {
         Ok(Self { path, settings })
     }
 
-    /// Makes what the file sets the defaults of the program's command `name`, so that arguments
-    /// and variables win.
-    pub(crate) fn make_default(&self, program: Command, name: &str) -> Command {
+    /// Makes what the file sets the defaults of the program's command with these `names`, the
+    /// outermost first, so that arguments and variables win.
+    pub(crate) fn make_default(&self, program: Command, names: &[String]) -> Command {
         let has = |command: &Command, flag: &str| flags(command).any(|arg| is(arg, flag));
         let mut program = program;
         for (flag, setting) in &self.settings {
@@ -156,10 +156,18 @@ impl ConfigFile {
             // A flag of every command is defined once.
             program = match has(&program, flag) {
                 true => program.mut_args(set),
-                false => program.mut_subcommand(name, |command| command.mut_args(set)),
+                false => below(program, names, &|command| command.mut_args(set)),
             };
         }
         program
+    }
+}
+
+/// Changes the command that has these names below another, the outermost first.
+fn below(command: Command, names: &[String], change: &dyn Fn(Command) -> Command) -> Command {
+    match names.split_first() {
+        Some((name, rest)) => command.mut_subcommand(name, |inner| below(inner, rest, change)),
+        None => change(command),
     }
 }
 

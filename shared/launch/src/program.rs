@@ -63,10 +63,10 @@ impl Program {
         let first = command.clone().try_get_matches_from(&line);
         let mut matches = first.map_err(ParseError::Clap)?;
         let mut file = None;
-        if let Some((name, path)) = config_path(&matches) {
+        if let Some((names, path)) = config_path(&matches) {
             let read = ConfigFile::read(&path, &self.configured(command));
             let read = read.map_err(ParseError::Config)?;
-            let command = read.make_default(command.clone(), &name);
+            let command = read.make_default(command.clone(), &names);
             let second = command.try_get_matches_from(&line);
             matches = second.map_err(ParseError::Clap)?;
             file = Some(read);
@@ -89,11 +89,17 @@ impl Program {
     }
 }
 
-/// The subcommand that was given, and the configuration file that it names.
-fn config_path(matches: &ArgMatches) -> Option<(String, PathBuf)> {
-    let (name, given) = matches.subcommand()?;
-    let path = given.try_get_one::<PathBuf>("config").ok().flatten()?;
-    Some((name.to_owned(), path.clone()))
+/// The subcommand that was given, below which others, and the configuration file that it names.
+fn config_path(matches: &ArgMatches) -> Option<(Vec<String>, PathBuf)> {
+    let (mut matches, mut names) = (matches, Vec::new());
+    while let Some((name, given)) = matches.subcommand() {
+        names.push(name.to_owned());
+        if let Ok(Some(path)) = given.try_get_one::<PathBuf>("config") {
+            return Some((names, path.clone()));
+        }
+        matches = given;
+    }
+    None
 }
 
 fn wants_config(given: &ArgMatches) -> bool {

@@ -67,9 +67,25 @@ struct FileEntry {
 /// In the order in which files go when there is no room.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum FileKind {
+    Unfinished,
     Quarantined,
     Kept,
-    Unfinished,
+}
+
+impl FileEntry {
+    /// Whether a crashed writer has left it.
+    fn is_left_behind(&self, now: SystemTime) -> bool {
+        let age = now.duration_since(self.modified).unwrap_or_default();
+        self.kind == FileKind::Unfinished && age >= UNFINISHED_AGE_MIN && !is_locked(&self.path)
+    }
+
+    /// Whether it may be removed to make room.
+    fn may_go(&self, now: SystemTime) -> bool {
+        match self.kind {
+            FileKind::Quarantined | FileKind::Kept => true,
+            FileKind::Unfinished => self.is_left_behind(now),
+        }
+    }
 }
 
 impl SegmentFolder {
@@ -117,11 +133,7 @@ impl SegmentFolder {
     /// Removes what crashed writers left. Best effort: it is bounded like everything here.
     pub fn tidy_up(&self, now: SystemTime) {
         for file in self.files() {
-            let age = now.duration_since(file.modified).unwrap_or_default();
-            if file.kind == FileKind::Unfinished
-                && age >= UNFINISHED_AGE_MIN
-                && !is_locked(&file.path)
-            {
+            if file.is_left_behind(now) {
                 let _ = fs::remove_file(&file.path);
             }
         }
@@ -147,18 +159,27 @@ impl SegmentFolder {
         }
     }
 
-    /// Removes damaged files, then the segments unused for longest, until all files and `bytes`
-    /// more take at most `bytes_max`. What cannot be removed stays. Says whether there is room.
-    pub(crate) fn make_room(&self, bytes: u64, bytes_max: u64) -> bool {
-        let mut files = self.files();
-        files.sort_by_key(|file| (file.kind, file.modified));
+    /// Removes what crashed writers left, then damaged files, then the segments unused for longest,
+    /// until all files and `bytes` more take at most `bytes_max`. Nothing goes if that would not be
+    /// enough; what cannot be removed stays. Says whether there is room.
+    pub(crate) fn make_room(&self, bytes: u64, bytes_max: u64, now: SystemTime) -> bool {
+        let files = self.files();
         let taken: u64 = files.iter().map(|file| file.bytes).sum();
         let mut total = taken.saturating_add(bytes);
+        if total <= bytes_max {
+            return true;
+        }
+        let mut files: Vec<_> = files.into_iter().filter(|file| file.may_go(now)).collect();
+        let removable: u64 = files.iter().map(|file| file.bytes).sum();
+        if total - removable > bytes_max {
+            return false;
+        }
+        files.sort_by_key(|file| (file.kind, file.modified));
         for file in files {
             if total <= bytes_max {
                 return true;
             }
-            if file.kind != FileKind::Unfinished && fs::remove_file(&file.path).is_ok() {
+            if fs::remove_file(&file.path).is_ok() {
                 total -= file.bytes;
             }
         }

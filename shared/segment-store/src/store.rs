@@ -123,18 +123,23 @@ impl SegmentStore {
         }
     }
 
+    /// Makes the segment of a prompt the last one to go, if it is kept.
+    pub fn mark_used(&self, id: &PromptId, now: SystemTime) {
+        mark_used(&path_of(&self.folder, id), now);
+    }
+
     /// Puts the damaged file of a prompt aside, so that the next one takes its place.
     pub fn quarantine(&self, id: &PromptId) {
         self.all.quarantine(&path_of(&self.folder, id));
     }
 
-    /// Begins to put a segment. Nobody sees it before [`NewSegment::commit`].
+    /// Begins to put a segment, for which others go if there is no room `now`. Nobody sees it before [`NewSegment::commit`].
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn begin(&self, info: SegmentInfo) -> Result<NewSegment, WriteError> {
+    pub fn begin(&self, info: SegmentInfo, now: SystemTime) -> Result<NewSegment, WriteError> {
         let (bytes, bytes_max) = (info.file_bytes(), self.bytes_max);
-        if bytes > bytes_max || !self.all.make_room(bytes, bytes_max) {
+        if bytes > bytes_max || !self.all.make_room(bytes, bytes_max, now) {
             return Err(WriteError::NoRoom { bytes, bytes_max });
         }
         create_dir(&self.folder).map_err(WriteError::at(&self.folder))?;
@@ -212,7 +217,7 @@ impl NewSegment {
         let folder = self.path.parent().map(File::open);
         let _ = folder.map(|folder| folder.and_then(|folder| folder.sync_all()));
         // Others may have written at the same time.
-        self.all.make_room(0, self.bytes_max);
+        self.all.make_room(0, self.bytes_max, now);
         Ok(())
     }
 }

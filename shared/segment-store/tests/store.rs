@@ -48,7 +48,7 @@ impl World {
 }
 
 fn put(store: &SegmentStore, info: &SegmentInfo, now: SystemTime) -> Result<PromptId, WriteError> {
-    let mut new = store.begin(info.clone())?;
+    let mut new = store.begin(info.clone(), now)?;
     for layer in layers(info) {
         new.layer(&layer)?;
     }
@@ -144,12 +144,12 @@ fn what_is_not_finished_leaves_nothing_and_what_crashed_is_tidied_up() {
     let world = World::new();
     let store = world.store(1 << 20);
     let folder = world.dir.path().join("segments/home");
-    let mut begun = store.begin(info(0, 4)).unwrap();
+    let mut begun = store.begin(info(0, 4), at(0)).unwrap();
     begun.layer(&layers(&info(0, 4))[0]).unwrap();
     assert!(begun.commit(at(0)).is_err(), "a layer is missing");
     assert_eq!(file_count(&folder), 0);
 
-    let under_way = store.begin(info(1, 4)).unwrap();
+    let under_way = store.begin(info(1, 4), at(0)).unwrap();
     let crashed = folder.join(format!("{}.1-0.unfinished", info(2, 4).id()));
     fs::write(&crashed, b"half").unwrap();
     let now = SystemTime::now();
@@ -159,6 +159,55 @@ fn what_is_not_finished_leaves_nothing_and_what_crashed_is_tidied_up() {
     assert_eq!(file_count(&folder), 1, "the one that is locked stays");
     drop(under_way);
     assert_eq!(file_count(&folder), 0);
+}
+
+#[test]
+fn what_a_crashed_writer_left_goes_before_anything_that_is_kept() {
+    let world = World::new();
+    let bytes = info(0, 4).file_bytes();
+    let store = world.store(2 * bytes);
+    // As files have the time of the machine, so does whoever writes here.
+    let now = SystemTime::now();
+    let kept = put(&store, &info(0, 4), now).unwrap();
+    let crashed = format!("segments/home/{}.1-0.unfinished", info(2, 4).id());
+    let crashed = world.dir.path().join(crashed);
+    let length = usize::try_from(bytes).unwrap();
+    fs::write(&crashed, vec![0; length]).unwrap();
+    put(&store, &info(1, 4), now).unwrap();
+    assert!(crashed.exists(), "it may have been made this moment");
+    assert!(!world.path(&kept).exists());
+    let later = now + Duration::from_secs(3600);
+    put(&store, &info(3, 4), later).unwrap();
+    assert!(!crashed.exists());
+    assert_eq!(world.kept(), [info(3, 4).id(), info(1, 4).id()]);
+}
+
+#[test]
+fn what_is_used_from_memory_does_not_go_first() {
+    let world = World::new();
+    let bytes = info(0, 4).file_bytes();
+    let store = world.store(2 * bytes);
+    let first = put(&store, &info(0, 4), at(0)).unwrap();
+    put(&store, &info(1, 4), at(1)).unwrap();
+    store.mark_used(&first, at(2));
+    let last = put(&store, &info(2, 4), at(3)).unwrap();
+    assert_eq!(world.kept(), [last, first]);
+    store.mark_used(&info(9, 4).id(), at(4));
+    assert_eq!(world.kept(), [last, first], "nothing is made");
+}
+
+#[test]
+fn nothing_goes_for_what_does_not_fit_even_then() {
+    let world = World::new();
+    let bytes = info(0, 4).file_bytes();
+    let store = world.store(2 * bytes);
+    let kept = put(&store, &info(0, 4), at(0)).unwrap();
+    let _under_way = store.begin(info(1, 4), at(1)).unwrap();
+    let file = world.dir.path().join("segments/home/other.2-0.unfinished");
+    fs::write(file, vec![0; usize::try_from(2 * bytes).unwrap()]).unwrap();
+    let refused = put(&store, &info(2, 4), at(2)).unwrap_err();
+    assert!(matches!(refused, WriteError::NoRoom { .. }), "{refused}");
+    assert_eq!(world.kept(), [kept]);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Without a cloud: what is remembered is brought in once for everybody.
 
+use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use burn::tensor::Device;
+use cloud_node::compute::PromptComputer;
+use cloud_node::library::PromptLibrary;
+use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_engine::EngineLimits;
-use edgeprompt_kv::LayerRange;
 use edgeprompt_model::{Model, ModelShape};
-use edgeprompt_protocol::{FetchId, KvSource, Manifest};
 use edgeprompt_transport::{CloudIdentity, EdgeIdentity, LinkConfig};
 use tempfile::TempDir;
 
@@ -15,8 +17,16 @@ use super::*;
 use crate::cloud_prompt::LossReason;
 use crate::prefill_speed::PrefillSpeed;
 use crate::remembered::RememberedPrompts;
+use crate::serve::cloud_health::CloudHealth;
+use crate::serve::filling::{Filled, Keeping};
 use crate::serve::generator::Generator;
+use crate::serve::running::prefetch;
 use crate::uplink::Uplink;
+
+/// If it takes longer it hangs.
+const HANGS: Duration = Duration::from_secs(60);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 struct World {
     model: Arc<Model>,
@@ -41,26 +51,23 @@ impl World {
 
     fn remember(&self, named: &str, token_count: u32) -> Vec<TokenId> {
         let tokens: Vec<_> = (0..token_count).map(|i| TokenId(i % 64)).collect();
-        let manifest = Manifest {
-            fetch: FetchId(0),
-            source: KvSource::Stored,
-            prompt: PromptId::of(&self.model.digest, &tokens),
-            model: self.model.digest,
-            geometry: self.model.geometry,
-            dtype: KvDtype::F32,
-            layers: LayerRange::first(self.model.geometry.layer_count()),
+        let known = RememberedPrompt {
             tokens: tokens.clone(),
             text: None,
         };
-        self.memory.keep(&name(named), &manifest).unwrap();
+        self.memory.keep(&name(named), &known).unwrap();
         tokens
     }
 
     fn prompts(&self, bytes_max: u64) -> CloudPrompts {
-        self.prompts_of(None, bytes_max)
+        self.prompts_of((None, CloudHealth::default()), bytes_max)
     }
 
-    fn prompts_of(&self, cloud: Option<Uplink>, bytes_max: u64) -> CloudPrompts {
+    fn prompts_of(
+        &self,
+        (cloud, health): (Option<Uplink>, CloudHealth),
+        bytes_max: u64,
+    ) -> CloudPrompts {
         let some = |count| NonZeroUsize::new(count).unwrap();
         let limits = EngineLimits {
             max_num_seqs: some(1),
@@ -75,6 +82,7 @@ impl World {
         let sources = Sources {
             memory: Some(self.memory.clone()),
             cloud,
+            health,
             ..Sources::default()
         };
         CloudPrompts::new(sources, filler, bytes_max)
@@ -119,13 +127,15 @@ async fn a_failure_is_told_and_the_next_request_tries_again() {
 #[tokio::test]
 async fn what_was_unused_for_longest_makes_room() {
     let world = World::new();
-    for named in ["a", "b", "c"] {
-        world.remember(named, 10);
+    for (named, token_count) in [("a", 10), ("b", 9), ("c", 11)] {
+        world.remember(named, token_count);
     }
     world.remember("long", 30);
     let prompts = world.prompts(25 * World::TOKEN_BYTES);
     for named in ["a", "b", "a", "c"] {
-        prompts.get(&name(named)).await.unwrap();
+        let mut prompt = prompts.get(&name(named)).await.unwrap();
+        // What is on its way takes room of its own.
+        prompt.filling.ended().await;
     }
     let kept: Vec<_> = prompts.list().into_iter().map(|(name, _)| name).collect();
     assert_eq!(kept, [name("a"), name("c")]);
@@ -137,25 +147,64 @@ async fn what_was_unused_for_longest_makes_room() {
             bytes_max: 25 * World::TOKEN_BYTES,
         }
     );
+    // Trying again would not help.
+    let prefetched = prefetch(prompts, name("long"));
+    tokio::time::timeout(HANGS, prefetched).await.unwrap();
+}
+
+/// A way to a cloud that takes packets and never answers, however long it is waited for.
+fn silent_cloud() -> (std::net::UdpSocket, Uplink) {
+    let cloud = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let identity = CloudIdentity::in_memory().unwrap();
+    let edge = EdgeIdentity::join(&identity.invite(HOUR).unwrap()).unwrap();
+    let mut config = LinkConfig::default();
+    config.timeouts.connect = HOUR;
+    let uplink = Uplink::new(&[cloud.local_addr().unwrap()], &edge, config).unwrap();
+    (cloud, uplink)
+}
+
+#[tokio::test]
+async fn a_cloud_that_says_nothing_is_waited_for_once_where_nobody_knows_the_tokens() {
+    let world = World::new();
+    let (_cloud, uplink) = silent_cloud();
+    let health = CloudHealth::with_patience(Duration::from_millis(50));
+    let prompts = world.prompts_of((Some(uplink), health.clone()), 1 << 20);
+    let unheard = name("unheard");
+    let asked = tokio::time::timeout(HANGS, prompts.get(&unheard));
+    let refused = asked.await.expect("it gives up").unwrap_err();
+    assert_eq!(refused, SharedPromptError::Silent);
+    assert!(health.is_silent());
+
+    // Another cloud would answer that it has no such prompt.
+    let identity = CloudIdentity::in_memory().unwrap();
+    let edge = EdgeIdentity::join(&identity.invite(HOUR).unwrap()).unwrap();
+    let service = CloudService {
+        computer: PromptComputer::start(Arc::clone(&world.model), 1 << 20),
+        library: PromptLibrary::default(),
+        public_prompts: PublicPrompts::Refused,
+    };
+    let (loopback, config) = ((Ipv4Addr::LOCALHOST, 0).into(), LinkConfig::default());
+    let cloud = service.start(loopback, &identity, config).unwrap();
+    for (health, refused) in [
+        (health, SharedPromptError::Silent),
+        (CloudHealth::default(), SharedPromptError::Unknown),
+    ] {
+        let uplink = Uplink::new(&[cloud.addr()], &edge, LinkConfig::default()).unwrap();
+        let prompts = world.prompts_of((Some(uplink), health), 1 << 20);
+        assert_eq!(prompts.get(&unheard).await.unwrap_err(), refused);
+    }
 }
 
 #[tokio::test]
 async fn a_cloud_that_says_nothing_holds_up_nobody_who_knows_the_tokens() {
-    let hour = Duration::from_secs(3600);
     let world = World::new();
     world.remember("a", 10);
     world.remember("b", 12);
-    // It takes packets and never answers.
-    let cloud = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let identity = CloudIdentity::in_memory().unwrap();
-    let edge = EdgeIdentity::join(&identity.invite(hour).unwrap()).unwrap();
-    let mut config = LinkConfig::default();
-    config.timeouts.connect = hour;
-    let uplink = Uplink::new(&[cloud.local_addr().unwrap()], &edge, config).unwrap();
-    let prompts = world.prompts_of(Some(uplink), 1 << 20);
+    let (_cloud, uplink) = silent_cloud();
+    let prompts = world.prompts_of((Some(uplink), CloudHealth::default()), 1 << 20);
     for named in ["a", "b"] {
         let named = name(named);
-        let asked = tokio::time::timeout(Duration::from_secs(60), prompts.get(&named));
+        let asked = tokio::time::timeout(HANGS, prompts.get(&named));
         let mut prompt = asked.await.expect("nobody waits for the cloud").unwrap();
         let Filling::Filled(filled) = prompt.filling.ended().await else {
             panic!("not filled");
@@ -164,6 +213,39 @@ async fn a_cloud_that_says_nothing_holds_up_nobody_who_knows_the_tokens() {
         assert_eq!(filled.loss.unwrap().reason, LossReason::Slow);
     }
     assert!(!prompts.source_is_well());
+}
+
+#[test]
+fn a_last_word_is_never_missed() {
+    let channels = || {
+        let ((tell, told), (tell_kept, told_kept)) = (
+            watch::channel(Filling::Filling),
+            watch::channel(Keeping::Pending),
+        );
+        let watches = (FillingWatch::new(told), KeepingWatch::new(told_kept));
+        ((tell, tell_kept), watches)
+    };
+    let (tellers, watches): (Vec<_>, Vec<_>) = (0..20_000).map(|_| channels()).unzip();
+    let telling = std::thread::spawn(move || {
+        for (tell, tell_kept) in tellers {
+            tell.send_replace(Filling::Filled(Filled::default()));
+            drop(tell);
+            tell_kept.send_replace(Keeping::Kept);
+        }
+    });
+    for (filling, keeping) in watches {
+        let mut told = filling.now();
+        while told == Filling::Filling {
+            told = filling.now();
+        }
+        assert_eq!(told, Filling::Filled(Filled::default()));
+        let mut kept = keeping.now();
+        while kept == Keeping::Pending {
+            kept = keeping.now();
+        }
+        assert_eq!(kept, Keeping::Kept);
+    }
+    telling.join().unwrap();
 }
 
 #[tokio::test]

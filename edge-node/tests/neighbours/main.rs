@@ -3,164 +3,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU8, NonZeroUsize};
+mod changing;
+mod world;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use burn::tensor::Device;
-use cloud_node::compute::PromptComputer;
-use cloud_node::library::PromptLibrary;
-use cloud_node::running::RunningCloud;
-use cloud_node::service::{CloudService, PublicPrompts};
 use edge_node::disk_cache::DiskCache;
 use edge_node::kv_origin::KvOrigin;
-use edge_node::prefill_speed::PrefillSpeed;
-use edge_node::remembered::RememberedPrompts;
-use edge_node::serve::filling::{Filled, Filler, Filling, Keeping};
-use edge_node::serve::generator::Generator;
-use edge_node::serve::neighbourly::Neighbourly;
-use edge_node::serve::neighbours::Neighbours;
-use edge_node::serve::segments::{CloudPrompts, SharedPrompt};
+use edge_node::serve::filling::Keeping;
 use edge_node::serve::sources::Sources;
-use edge_node::uplink::Uplink;
-use edgeprompt_engine::{CloudSegment, EngineLimits, SegmentPrefill, layer_from_view};
-use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, LayerRange, ModelDigest, PromptId, TokenId};
-use edgeprompt_model::Model;
-use edgeprompt_protocol::{
-    CloudRequest, Fetch, KvSource, LAYER_HEADER_BYTES, Manifest, PromptName, Refusal,
-};
+use edgeprompt_engine::{SegmentPrefill, layer_from_view};
+use edgeprompt_kv::{KvDtype, LayerKv, ModelDigest, PromptId};
+use edgeprompt_protocol::{CloudRequest, LAYER_HEADER_BYTES, Manifest, Refusal};
 use edgeprompt_segment_store::SegmentFolder;
-use edgeprompt_transport::{
-    CloudEndpoint, CloudIdentity, ComputeSpan, Damage, EdgeIdentity, INVITATION_LIFETIME,
-    IncomingRequest, LinkConfig,
-};
-use tempfile::TempDir;
+use edgeprompt_transport::{CloudEndpoint, ComputeSpan, Damage, IncomingRequest, LinkConfig};
 
-const TEXT: &str = "You work at the desk of a shop.\nThe ruby plan costs nine crowns.\n";
-
-fn name() -> PromptName {
-    "desk".parse().unwrap()
-}
-
-fn loopback() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
-}
-
-/// A trust domain and everything that does not change in it.
-struct World {
-    model: Arc<Model>,
-    tokens: Vec<TokenId>,
-    identity: CloudIdentity,
-    dir: TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let model = Model::demo(&Device::flex()).unwrap();
-        Self {
-            tokens: model.tokenizer().unwrap().encode(TEXT).unwrap(),
-            model: Arc::new(model),
-            identity: CloudIdentity::in_memory().unwrap(),
-            dir: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn join(&self) -> EdgeIdentity {
-        EdgeIdentity::join(&self.identity.invite(INVITATION_LIFETIME).unwrap()).unwrap()
-    }
-
-    fn id(&self) -> PromptId {
-        PromptId::of(&self.model.digest, &self.tokens)
-    }
-
-    fn cloud(&self) -> RunningCloud {
-        let mut library = PromptLibrary::default();
-        library.add(name(), TEXT, &self.model).unwrap();
-        let service = CloudService {
-            computer: PromptComputer::start(Arc::clone(&self.model), 1 << 30),
-            library,
-            public_prompts: PublicPrompts::Refused,
-        };
-        let config = LinkConfig::default();
-        service.start(loopback(), &self.identity, config).unwrap()
-    }
-
-    fn uplink(&self, cloud: &RunningCloud) -> Uplink {
-        Uplink::new(&[cloud.addr()], &self.join(), LinkConfig::default()).unwrap()
-    }
-
-    fn disk(&self, edge: &str) -> Arc<DiskCache> {
-        let folder = SegmentFolder::new(self.dir.path().join(edge));
-        Arc::new(DiskCache::new(&folder, "here", 1 << 30))
-    }
-
-    fn memory(&self, edge: &str) -> RememberedPrompts {
-        let root = self.dir.path().join(format!("{edge}-names"));
-        RememberedPrompts::new(&root, "here", self.model.digest)
-    }
-
-    fn edge(&self, sources: Sources) -> CloudPrompts {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = EngineLimits {
-            max_num_seqs: some(1),
-            max_num_batched_tokens: some(1),
-            max_num_waiting: 1,
-            block_len: some(1),
-            block_count: 1,
-        };
-        let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
-        // So slow that waiting always pays, and nothing is computed that could come.
-        let speed = PrefillSpeed::new(Duration::from_secs(10), 1);
-        let filler = Filler::new(Arc::clone(&self.model), generator, speed);
-        CloudPrompts::new(sources, filler, 1 << 30)
-    }
-
-    fn neighbours(&self, addr: SocketAddr) -> Neighbours {
-        let mut neighbours = Neighbours::default();
-        neighbours.add("near", &[addr], &self.join()).unwrap();
-        neighbours
-    }
-
-    /// Lets neighbours have what `prompts` have, and says where.
-    fn listen(&self, prompts: &CloudPrompts, disk: Option<Arc<DiskCache>>) -> SocketAddr {
-        let endpoint =
-            CloudEndpoint::bind_for_neighbours(loopback(), &self.join(), LinkConfig::default());
-        let endpoint = endpoint.unwrap();
-        let addr = endpoint.local_addr().unwrap();
-        let neighbourly = Neighbourly::new(Arc::clone(&self.model), prompts.clone(), disk);
-        tokio::spawn(neighbourly.run(endpoint));
-        addr
-    }
-
-    /// What `prompts` brings, which must be the right numbers.
-    async fn brought(&self, prompts: &CloudPrompts) -> (SharedPrompt, Filled) {
-        let mut prompt = prompts.get(&name()).await.unwrap();
-        let Filling::Filled(filled) = prompt.filling.ended().await else {
-            panic!("the prompt is broken");
-        };
-        let right = CloudSegment::computed(&self.model, &self.tokens);
-        assert_eq!(*prompt.tokens, self.tokens);
-        assert_eq!(self.bytes(&prompt.segment), self.bytes(&right));
-        (prompt, filled)
-    }
-
-    fn bytes(&self, segment: &CloudSegment) -> Vec<LayerKv> {
-        let (geometry, dtype) = (&self.model.geometry, KvDtype::F32);
-        let layers = (0..geometry.layer_count()).map(LayerIndex);
-        let layers = layers.map(|layer| segment.layers.get(layer).unwrap());
-        layers
-            .map(|view| layer_from_view(view, geometry, dtype).unwrap())
-            .collect()
-    }
-
-    fn all_bytes(&self) -> u64 {
-        let geometry = &self.model.geometry;
-        let layer = geometry.layer_bytes(self.tokens.len(), KvDtype::F32);
-        layer as u64 * u64::from(geometry.layer_count())
-    }
-}
+use crate::world::{World, loopback, manifest, name};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_who_ask_at_once_cause_one_fetch() {
@@ -273,7 +134,8 @@ async fn a_changed_prompt_is_noticed_and_a_remembered_one_needs_no_question() {
         prompt: PromptId::of(&world.model.digest, &earlier.tokens),
         ..earlier
     };
-    world.memory("other").keep(&name(), &earlier).unwrap();
+    let memory = world.memory("other");
+    memory.keep(&name(), &(&earlier).into()).unwrap();
     let third = world.edge(Sources {
         memory: Some(world.memory("other")),
         ..Sources::default()
@@ -285,20 +147,6 @@ async fn a_changed_prompt_is_noticed_and_a_remembered_one_needs_no_question() {
     fourth.get(&name()).await.unwrap().filling.ended().await;
     fourth.revalidate().await;
     world.brought(&fourth).await;
-}
-
-fn manifest(world: &World, fetch: Option<&Fetch>) -> Manifest {
-    Manifest {
-        fetch: fetch.map_or(edgeprompt_protocol::FetchId(0), |fetch| fetch.fetch),
-        source: KvSource::Stored,
-        prompt: world.id(),
-        model: world.model.digest,
-        geometry: world.model.geometry,
-        dtype: KvDtype::F32,
-        layers: LayerRange::first(world.model.geometry.layer_count()),
-        tokens: world.tokens.clone(),
-        text: Some(TEXT.to_owned()),
-    }
 }
 
 /// What a neighbour does wrong.
