@@ -19,10 +19,7 @@ use edgeprompt_transport::{CloudEndpoint, LinkConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::world::{TEXT, World, loopback, manifest, name};
-
-/// If it takes longer it hangs.
-const HANGS: Duration = Duration::from_secs(60);
+use crate::world::{HANGS, TEXT, World, loopback, manifest, name};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_of_another_model_takes_nothing_away() {
@@ -42,7 +39,7 @@ async fn a_cloud_of_another_model_takes_nothing_away() {
     let other = Arc::new(other);
     // It serves the one name, or another one alone.
     for prompts in [[("desk", TEXT)], [("other", TEXT)]] {
-        let cloud = world.cloud_at(addr, &other, &prompts);
+        let cloud = world.cloud_again(addr, &other, &prompts).await;
         let before = uplink.sent().frames().len();
         first.revalidate().await;
         // The list, and a fetch that is refused.
@@ -53,7 +50,9 @@ async fn a_cloud_of_another_model_takes_nothing_away() {
         world.brought(&restarted).await;
         cloud.stop().await;
     }
-    let _same = world.cloud_at(addr, &world.model, &[("desk", TEXT)]);
+    let _same = world
+        .cloud_again(addr, &world.model, &[("desk", TEXT)])
+        .await;
     first.revalidate().await;
     assert!(first.source_is_well());
 }
@@ -72,11 +71,13 @@ async fn a_prompt_that_changed_is_replaced_and_one_that_is_gone_forgotten() {
     let mut earlier = edge.get(&name()).await.unwrap();
     earlier.filling.ended().await;
     cloud.stop().await;
-    let cloud = world.cloud_at(addr, &world.model, &[("desk", TEXT)]);
+    let cloud = world
+        .cloud_again(addr, &world.model, &[("desk", TEXT)])
+        .await;
     edge.revalidate().await;
     world.brought(&edge).await;
     cloud.stop().await;
-    let cloud = world.cloud_at(addr, &world.model, &[]);
+    let cloud = world.cloud_again(addr, &world.model, &[]).await;
     edge.revalidate().await;
     assert!(edge.list().is_empty());
     cloud.stop().await;

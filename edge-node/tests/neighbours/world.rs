@@ -30,8 +30,8 @@ use edgeprompt_transport::{
 };
 use tempfile::TempDir;
 
-/// Looks at an address before a test gives up on it.
-const ATTEMPTS_MAX: usize = 1_000_000;
+/// If it takes longer it hangs.
+pub(crate) const HANGS: Duration = Duration::from_secs(60);
 
 pub(crate) const TEXT: &str = "You work at the desk of a shop.\nThe ruby plan costs nine crowns.\n";
 
@@ -74,6 +74,22 @@ impl World {
         self.cloud_at(loopback(), &self.model, &[("desk", TEXT)])
     }
 
+    /// A cloud in the place of one that has stopped, which lets go of its address a moment later.
+    pub(crate) async fn cloud_again(
+        &self,
+        addr: SocketAddr,
+        model: &Arc<Model>,
+        prompts: &[(&str, &str)],
+    ) -> RunningCloud {
+        let free = async {
+            while UdpSocket::bind(addr).is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(HANGS, free).await.unwrap();
+        self.cloud_at(addr, model, prompts)
+    }
+
     /// A cloud of a model with `(name, text)` prompts.
     pub(crate) fn cloud_at(
         &self,
@@ -90,12 +106,6 @@ impl World {
             library,
             public_prompts: PublicPrompts::Refused,
         };
-        // A cloud that has stopped lets go of its address a moment later.
-        let is_free = (0..ATTEMPTS_MAX).any(|_| {
-            std::thread::yield_now();
-            UdpSocket::bind(addr).is_ok()
-        });
-        assert!(is_free, "{addr} is in use");
         let config = LinkConfig::default();
         service.start(addr, &self.identity, config).unwrap()
     }
