@@ -1,34 +1,39 @@
 //! How many cloud prompts may be on their way, and how large they may be together: names come from
-//! requests, and each prompt takes a task, a thread and memory until it is complete. Pure.
+//! requests, and each prompt takes a task, a thread and memory until it is complete.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use edgeprompt_kv::{KvDtype, KvGeometry};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::serve::segments::SharedPromptError;
 
 /// Prompts on their way at a time.
 const PLACES_MAX: usize = 32;
 
+/// How long a prompt waits for others to be complete.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes are counted in units of so many.
+const UNIT_BYTES: u64 = 1024;
+
 /// Room for prompts on their way. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     geometry: KvGeometry,
     bytes_max: u64,
-    taken: Arc<Mutex<Taken>>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    places: usize,
-    bytes: u64,
+    places: Arc<Semaphore>,
+    units: Arc<Semaphore>,
 }
 
 /// One prompt's room, free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     room: Room,
-    bytes: u64,
+    _place: OwnedSemaphorePermit,
+    units: Option<OwnedSemaphorePermit>,
 }
 
 impl Room {
@@ -37,7 +42,8 @@ impl Room {
         Self {
             geometry,
             bytes_max,
-            taken: Arc::default(),
+            places: Arc::new(Semaphore::new(PLACES_MAX)),
+            units: Arc::new(Semaphore::new(units(bytes_max) as usize)),
         }
     }
 
@@ -57,51 +63,48 @@ impl Room {
     /// # Errors
     /// [`SharedPromptError::Busy`].
     pub(crate) fn enter(&self) -> Result<Place, SharedPromptError> {
-        let mut taken = self.taken();
-        if taken.places == PLACES_MAX {
-            return Err(SharedPromptError::Busy);
-        }
-        taken.places += 1;
+        let place = Arc::clone(&self.places).try_acquire_owned();
         Ok(Place {
             room: self.clone(),
-            bytes: 0,
+            _place: place.map_err(|_| SharedPromptError::Busy)?,
+            units: None,
         })
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
-    /// Takes room for a prompt, in the place of what was taken before.
+    /// Takes room for a prompt, in the place of what was taken before; waits until others are
+    /// complete, in turn.
     ///
     /// # Errors
     /// [`SharedPromptError::TooLarge`] if there can never be so much, [`SharedPromptError::Busy`]
-    /// if others have taken it.
-    pub(crate) fn take(&mut self, token_count: usize) -> Result<(), SharedPromptError> {
+    /// if others take too long.
+    pub(crate) async fn take(&mut self, token_count: usize) -> Result<(), SharedPromptError> {
         let (bytes, bytes_max) = (self.room.bytes(token_count), self.room.bytes_max);
         if bytes > bytes_max {
             return Err(SharedPromptError::TooLarge { bytes, bytes_max });
         }
-        let mut taken = self.room.taken();
-        let others = taken.bytes - self.bytes;
-        if bytes > bytes_max - others {
-            return Err(SharedPromptError::Busy);
+        let count = units(bytes);
+        let taken = self.units.as_ref();
+        if taken.is_some_and(|taken| taken.num_permits() == count as usize) {
+            return Ok(());
         }
-        taken.bytes = others + bytes;
-        drop(taken);
-        self.bytes = bytes;
-        Ok(())
+        // Whoever waits holds nothing that others wait for.
+        self.units = None;
+        let units = Arc::clone(&self.room.units).acquire_many_owned(count);
+        match timeout(PATIENCE, units).await {
+            Ok(Ok(units)) => {
+                self.units = Some(units);
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(SharedPromptError::Busy),
+        }
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.room.taken();
-        taken.places -= 1;
-        taken.bytes -= self.bytes;
-    }
+/// More than can be counted is as much as can be.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -125,19 +128,22 @@ mod tests {
         assert!(room.enter().is_ok());
     }
 
-    #[test]
-    fn prompts_on_their_way_share_the_room() {
+    #[tokio::test]
+    async fn prompts_on_their_way_share_the_room() {
         let room = room(25);
         let (mut first, mut second) = (room.enter().unwrap(), room.enter().unwrap());
-        assert_eq!(first.take(10), Ok(()));
-        assert_eq!(first.take(20), Ok(()), "in the place of the 10");
-        assert_eq!(second.take(6), Err(SharedPromptError::Busy));
-        assert_eq!(second.take(5), Ok(()));
-        let too_large = second.take(26).unwrap_err();
+        assert_eq!(first.take(10).await, Ok(()));
+        assert_eq!(first.take(20).await, Ok(()), "in the place of the 10");
+        let waiting = timeout(Duration::ZERO, second.take(6));
+        assert!(waiting.await.is_err(), "it waits for the first");
+        let too_large = second.take(26).await.unwrap_err();
         assert!(matches!(too_large, SharedPromptError::TooLarge { .. }));
         assert!(too_large.to_string().contains("--cloud-kv-mib"));
-        drop(first);
-        assert_eq!(second.take(25), Ok(()));
+        let ended = async {
+            tokio::task::yield_now().await;
+            drop(first);
+        };
+        assert_eq!(tokio::join!(second.take(25), ended).0, Ok(()));
         assert!(room.fits(25) && !room.fits(26));
     }
 }

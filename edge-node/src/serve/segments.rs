@@ -303,7 +303,7 @@ impl Shared {
             return Ok(prompt);
         }
         if let Some(token_count) = meaning.token_count() {
-            place.take(token_count)?;
+            place.take(token_count).await?;
         }
         let found = self.sources.find(name, meaning, &self.filler).await?;
         self.take_in(name, found, place).await
@@ -314,7 +314,7 @@ impl Shared {
     async fn renew(&self, name: &PromptName, meaning: Meaning) -> Result<(), SharedPromptError> {
         let mut place = self.room.enter()?;
         if let Some(token_count) = meaning.token_count() {
-            place.take(token_count)?;
+            place.take(token_count).await?;
         }
         let model = self.filler.model();
         let renewed = match self.sources.renewed(name, &meaning, model).await {
@@ -337,7 +337,7 @@ impl Shared {
         let prompt = match self.same(&found.id) {
             Some(prompt) => prompt,
             None => {
-                place.take(known.tokens.len())?;
+                place.take(known.tokens.len()).await?;
                 self.fill(found, place).await?
             }
         };
