@@ -1,5 +1,5 @@
 //! Where a server's cloud prompts come from, the nearest first: this disk, neighbour edges, the cloud,
-//! and computing here. It finds out who has a prompt; the layers come through [`CloudPrompt`].
+//! and computing here. It finds out who has a prompt; the layers come through [`crate::cloud_prompt::CloudPrompt`].
 //!
 //! A name means what the cloud last said that it means: what is remembered is used without asking,
 //! and revalidated behind everybody's back.
