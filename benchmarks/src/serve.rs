@@ -33,6 +33,7 @@ use ask::{AskArgs, Asking};
 use console::Layout;
 use data::{CloudText, DataArgs, Workload};
 use goodput::Slos;
+use http::HttpClient;
 use measured::Measured;
 use report::{ReportArgs, Setup};
 use sending::{Ending, Run};
@@ -65,7 +66,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(..=100_000))]
     num_warmups: u32,
-    /// How long to try until a first request succeeds; 0 tries once
+    /// How long to try until the server answers and a first request succeeds; 0 tries once
     #[arg(long, value_name = "SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(..=86_400))]
     ready_check_timeout_sec: u32,
@@ -103,10 +104,9 @@ fn measure(args: &ServeArgs) -> Result<Ending, Failure> {
         .context("the async runtime does not start")
         .map_err(usage)?;
     let client = args.server.client().map_err(usage)?;
-    let server = runtime.block_on(args.server.find(client));
-    let server = server.map_err(unreachable)?;
-    let counter = runtime.block_on(args.server.token_counter(&server));
-    let counter = counter.map_err(usage)?;
+    let tokenizer = args.server.tokenizer().map_err(usage)?;
+    let found = runtime.block_on(find(args, &client, tokenizer));
+    let (server, counter) = found.map_err(unreachable)?;
     let (workload, cloud_text) = load(args, &dir, (&runtime, &counter)).map_err(usage)?;
     let target = Target {
         asking: Arc::new(
@@ -135,6 +135,53 @@ fn max_concurrency(args: &ServeArgs) -> Option<usize> {
     usize::try_from(most).ok()
 }
 
+/// How long a server that is not ready is waited for.
+struct Patience {
+    ends: Instant,
+}
+
+impl Patience {
+    fn of(args: &ServeArgs) -> Self {
+        let patience = Duration::from_secs(args.ready_check_timeout_sec.into());
+        Self {
+            ends: Instant::now() + patience,
+        }
+    }
+
+    /// Waits until the next try; false if there is none.
+    async fn lasts(&self) -> bool {
+        if Instant::now() + RETRY_TIME > self.ends {
+            return false;
+        }
+        tokio::time::sleep(RETRY_TIME).await;
+        true
+    }
+}
+
+/// The server, and how tokens are counted if that is not known.
+async fn find(
+    args: &ServeArgs,
+    client: &HttpClient,
+    known: Option<TokenCounter>,
+) -> Result<(Server, TokenCounter)> {
+    let patience = Patience::of(args);
+    let mut known = known;
+    loop {
+        let found = async {
+            let server = args.server.find(client.clone()).await?;
+            let counter = match known.take() {
+                Some(counter) => counter,
+                None => TokenCounter::of(&server).await?,
+            };
+            Ok((server, counter))
+        };
+        match found.await {
+            Err(_) if patience.lasts().await => {}
+            found => return found,
+        }
+    }
+}
+
 /// The requests, and the text that stands before each.
 fn load(
     args: &ServeArgs,
@@ -159,16 +206,14 @@ async fn warm_up(args: &ServeArgs, target: &Target, workload: &Workload) -> Resu
         return Err(anyhow!("there is no request to send"));
     };
     let ask = || sending::ask(&server.client, &server.path, asking.body(sample));
-    let began = Instant::now();
-    let patience = Duration::from_secs(args.ready_check_timeout_sec.into());
+    let patience = Patience::of(args);
     while let Err(reason) = ask().await {
-        if began.elapsed() + RETRY_TIME > patience {
+        if !patience.lasts().await {
             return Err(anyhow!(
                 "the test request to {} failed: {reason}; is the server ready, and are --endpoint, --model and --cloud-prompt right? --ready-check-timeout-sec waits for it",
                 server.path
             ));
         }
-        tokio::time::sleep(RETRY_TIME).await;
     }
     let count = usize::try_from(args.num_warmups)?;
     let samples = workload.samples.iter().cycle().take(count).cloned();

@@ -139,32 +139,20 @@ impl ServerArgs {
         })
     }
 
-    /// How tokens are counted for it.
+    /// The tokenizer of `--tokenizer`, if it is given.
     ///
     /// # Errors
-    /// If there is no way to.
-    pub(crate) async fn token_counter(&self, server: &Server) -> Result<TokenCounter> {
-        if let Some(path) = &self.tokenizer {
-            let file = match path.is_dir() {
-                true => path.join("tokenizer.json"),
-                false => path.clone(),
-            };
-            let tokenizer = TextTokenizer::open(&file, usize::MAX)?;
-            return Ok(TokenCounter::File(Box::new(tokenizer)));
-        }
-        for shape in [TokenizeShape::Vllm, TokenizeShape::LlamaCpp] {
-            let counter = TokenCounter::Server(Box::new(server.clone()), shape);
-            if counter
-                .count("How many tokens is this?")
-                .await
-                .is_ok_and(|count| count > 0)
-            {
-                return Ok(counter);
-            }
-        }
-        bail!(
-            "the server has no /tokenize that vLLM's or llama.cpp's clients would understand: give --tokenizer FILE, the tokenizer.json of its model"
-        )
+    /// If it cannot be read.
+    pub(crate) fn tokenizer(&self) -> Result<Option<TokenCounter>> {
+        let Some(path) = &self.tokenizer else {
+            return Ok(None);
+        };
+        let file = match path.is_dir() {
+            true => path.join("tokenizer.json"),
+            false => path.clone(),
+        };
+        let tokenizer = TextTokenizer::open(&file, usize::MAX)?;
+        Ok(Some(TokenCounter::File(Box::new(tokenizer))))
     }
 
     fn path(&self) -> String {
@@ -267,6 +255,23 @@ async fn first_model(client: &HttpClient) -> Result<String> {
 }
 
 impl TokenCounter {
+    /// The way in which a server counts.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub(crate) async fn of(server: &Server) -> Result<Self> {
+        for shape in [TokenizeShape::Vllm, TokenizeShape::LlamaCpp] {
+            let counter = Self::Server(Box::new(server.clone()), shape);
+            let counted = counter.count("How many tokens is this?").await;
+            if counted.is_ok_and(|count| count > 0) {
+                return Ok(counter);
+            }
+        }
+        bail!(
+            "the server has no /tokenize that vLLM's or llama.cpp's clients would understand: give --tokenizer FILE, the tokenizer.json of its model"
+        )
+    }
+
     /// Tokens of a text, with the special ones that it begins with.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ impl Edge {
         let mut process = Command::new(env!("CARGO_BIN_EXE_benchmarks"))
             .args(["edge-node-serve", "--local", "--port", "0", "--model"])
             .arg(model)
-            .args(["--no-remembered", "--no-disk-cache"])
+            .args(["--no-remembered", "--no-disk-cache", "-q"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -280,6 +280,23 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
+fn a_server_that_is_loading_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let patient = [&SHORT[..], &["--ready-check-timeout-sec", "600"]].concat();
+    let other = Other::start(Answering::AfterLoading);
+    assert_eq!(
+        row(
+            succeeded(&client(dir.path(), &other.base_url, &patient)),
+            "Successful requests:"
+        ),
+        "12"
+    );
+    let other = Other::start(Answering::AfterLoading);
+    let output = client(dir.path(), &other.base_url, &SHORT);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
 fn ctrl_c_prints_what_there_is() {
     let other = Other::start(Answering::ThreeTimesThenHang);
     let dir = tempfile::tempdir().unwrap();

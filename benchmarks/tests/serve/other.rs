@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -21,6 +22,8 @@ pub(crate) enum Answering {
     Once,
     /// Refused.
     Never,
+    /// As they should be, once the model is loaded: the first three requests of any kind come before.
+    AfterLoading,
     /// Three of them; the fourth never ends.
     ThreeTimesThenHang,
 }
@@ -39,6 +42,8 @@ struct Desk {
     answering: Answering,
     asked: Arc<Mutex<Asked>>,
     hangs: Sender<()>,
+    /// Requests of any kind.
+    count: Arc<AtomicUsize>,
 }
 
 impl Other {
@@ -51,6 +56,7 @@ impl Other {
             answering,
             asked: Arc::clone(&asked),
             hangs,
+            count: Arc::default(),
         };
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -81,7 +87,10 @@ impl Desk {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some((head, body)) = request(&mut reader) {
             let path = head.split(' ').nth(1).unwrap().to_owned();
+            let is_loading = matches!(self.answering, Answering::AfterLoading)
+                && self.count.fetch_add(1, Ordering::Relaxed) < 3;
             match path.as_str() {
+                _ if is_loading => refuse(&mut stream),
                 "/v1/models" => whole(&mut stream, "200 OK", &json!({"data": [{"id": "x/m"}]})),
                 "/tokenize" => {
                     // Nothing for vLLM's fields, as llama.cpp's server.
@@ -102,13 +111,11 @@ impl Desk {
             asked.push(request);
             asked.len() - 1
         };
-        let refuse = |stream: &mut TcpStream| {
-            let body = json!({"error": {"message": "busy"}});
-            whole(stream, "503 Service Unavailable", &body);
-            true
-        };
         match (self.answering, index) {
-            (Answering::Never, _) | (Answering::Once, 1..) => refuse(stream),
+            (Answering::Never, _) | (Answering::Once, 1..) => {
+                refuse(stream);
+                true
+            }
             (Answering::ThreeTimesThenHang, 3..) => {
                 begin(stream);
                 chunk(stream, TOKEN);
@@ -118,7 +125,10 @@ impl Desk {
                 false
             }
             (Answering::SometimesNot, 1..) => match index % 4 {
-                1 => refuse(stream),
+                1 => {
+                    refuse(stream);
+                    true
+                }
                 2 => {
                     begin(stream);
                     chunk(
@@ -157,6 +167,11 @@ fn well(stream: &mut TcpStream) -> bool {
     );
     write(stream, "0\r\n\r\n");
     true
+}
+
+fn refuse(stream: &mut TcpStream) {
+    let body = json!({"error": {"message": "busy"}});
+    whole(stream, "503 Service Unavailable", &body);
 }
 
 fn begin(stream: &mut TcpStream) {
