@@ -55,15 +55,7 @@ struct PromptsArgs {
 }
 
 fn main() -> ExitCode {
-    let done = match PROGRAM.arguments::<Cli>() {
-        Ok(Some(cli)) => run(cli),
-        Ok(None) => Ok(()),
-        Err(failure) => Err(failure),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report("cloud-node"),
-    }
+    PROGRAM.run::<Cli>(run)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -67,15 +67,7 @@ struct JoinArgs {
 }
 
 fn main() -> ExitCode {
-    let done = match PROGRAM.arguments::<Cli>() {
-        Ok(Some(cli)) => run(cli),
-        Ok(None) => Ok(()),
-        Err(failure) => Err(failure),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report("edge-node"),
-    }
+    PROGRAM.run::<Cli>(run)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -185,3 +185,15 @@ pub(crate) fn completion(prompt: &str, more: &Value) -> Value {
     fields.extend(more.as_object().unwrap().clone());
     body
 }
+
+/// A request with a key and an id.
+pub(crate) fn asking(edge: &Edge, head: &str, (key, id): (&str, &str), body: &Value) -> Answer {
+    let head = format!(
+        "{head} HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer {key}\r\nx-request-id: {id}"
+    );
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
+    send(&edge.addr, &head, &body).whole()
+}

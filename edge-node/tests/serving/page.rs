@@ -2,21 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::edge::{Edge, completion};
-use crate::http::{Answer, send};
+use crate::edge::{Edge, asking, completion};
+use crate::http::Answer;
 use crate::{cluster, guest, nothing};
-
-/// A request with a key and an id.
-fn asking(edge: &Edge, head: &str, (key, id): (&str, &str), body: &Value) -> Answer {
-    let head = format!(
-        "{head} HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer {key}\r\nx-request-id: {id}"
-    );
-    let body = match body {
-        Value::Null => String::new(),
-        body => body.to_string(),
-    };
-    send(&edge.addr, &head, &body).whole()
-}
 
 #[test]
 fn the_page_may_talk_to_its_own_server_only() {

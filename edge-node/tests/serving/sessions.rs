@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::edge::{Edge, completion};
-use crate::http::{Answer, send};
+use crate::edge::{Edge, asking, completion};
 use crate::{cluster, guest};
 
 /// A private prompt of many blocks.
@@ -13,11 +12,8 @@ fn conversation() -> String {
 
 /// Private tokens that were there, and the answer's token ids.
 fn cached(edge: &Edge, key: &str, more: &Value) -> (u64, Value) {
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer {key}"
-    );
-    let body = completion(&conversation(), more).to_string();
-    let answer: Answer = send(&edge.addr, &head, &body).whole();
+    let body = completion(&conversation(), more);
+    let answer = asking(edge, "POST /v1/completions", (key, "s"), &body);
     assert_eq!(answer.status, 200, "{}", answer.body);
     let answer = answer.json();
     let usage = &answer["usage"];
@@ -65,8 +61,7 @@ fn a_session_shares_what_it_computed_with_itself_alone() {
     assert_eq!(cached(&edge, "alpha", &elsewhere).0, 0);
     edge.wait_until_idle();
     let refused = json!({ "prompt_cache_key": 7, "prompt": "x" });
-    let head = "POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer beta";
-    let refused = send(&edge.addr, head, &refused.to_string()).whole();
+    let refused = asking(&edge, "POST /v1/completions", ("beta", "s"), &refused);
     assert_eq!(refused.status, 400);
     assert_eq!(refused.json()["error"]["param"], "prompt_cache_key");
 }

@@ -141,7 +141,7 @@ impl CpuKernels for Flex {
                 &chunks,
             )
         };
-        let work = queries.numbers.len() / queries.kv_heads * queries.kv_heads * seen_count;
+        let work = queries.numbers.len() * seen_count;
         let parts = in_parallel(queries.kv_heads * spans, work, span);
         let heads = parts.chunks(spans).enumerate().map(|(head, parts)| {
             let merged = (parts.len() > 1).then(|| merge_parts(parts, queries.head_dim));

@@ -78,8 +78,6 @@ pub struct Scheduler {
     pool: BlockPool,
     cache: PrefixCache,
     next_id: u64,
-    /// Tokens computed so far, of all sequences.
-    computed_count: u64,
     /// In the order of arrival, which is their priority.
     waiting: BTreeMap<SequenceId, Waiting>,
     running: BTreeMap<SequenceId, Running>,
@@ -119,7 +117,6 @@ impl Scheduler {
             cache: PrefixCache::new(),
             limits,
             next_id: 0,
-            computed_count: 0,
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
         }
@@ -219,7 +216,6 @@ impl Scheduler {
     /// The row of a sequence is computed: its keys and values are in the blocks.
     pub fn computed(&mut self, id: SequenceId) {
         if let Some(running) = self.running.get_mut(&id) {
-            self.computed_count += running.in_flight as u64;
             running.computed += std::mem::take(&mut running.in_flight);
             running.cache_blocks(&mut self.cache, &mut self.pool);
         }
@@ -246,11 +242,6 @@ impl Scheduler {
     /// Where the private tokens of a sequence lie, if it has its turn.
     pub fn table(&self, id: SequenceId) -> Option<&BlockTable> {
         self.running.get(&id).map(|running| &running.table)
-    }
-
-    /// Tokens computed so far, of all sequences: what a session shared is not among them.
-    pub const fn computed_count(&self) -> u64 {
-        self.computed_count
     }
 
     /// Sequences that compute.

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
@@ -42,12 +43,28 @@ impl Program {
         with_variables(C::command(), self.variables)
     }
 
+    /// The whole program: `run` with the arguments of this process, and what fails on standard error.
+    pub fn run<C: CommandFactory + FromArgMatches>(
+        &self,
+        run: impl FnOnce(C) -> Result<(), Failure>,
+    ) -> ExitCode {
+        let done = match self.arguments() {
+            Ok(Some(arguments)) => run(arguments),
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(C::command().get_name()),
+        }
+    }
+
     /// The arguments of this process; `None` where they only asked for the configuration, which is
     /// printed. Ends the process as clap does where they are wrong or ask for help.
     ///
     /// # Errors
     /// [`Failure`] if the configuration file is wrong.
-    pub fn arguments<C: CommandFactory + FromArgMatches>(&self) -> Result<Option<C>, Failure> {
+    fn arguments<C: CommandFactory + FromArgMatches>(&self) -> Result<Option<C>, Failure> {
         match self.parse(&self.command::<C>(), std::env::args_os().collect()) {
             Ok(Parsed::Arguments(matches)) => match C::from_arg_matches(&matches) {
                 Ok(arguments) => Ok(Some(arguments)),
