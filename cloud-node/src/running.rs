@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use edgeprompt_telemetry::names;
 use edgeprompt_transport::{BindError, CloudEndpoint, CloudIdentity, LinkConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -31,6 +32,9 @@ impl CloudService {
     ) -> Result<RunningCloud, BindError> {
         let endpoint = CloudEndpoint::bind(listen, identity, config)?;
         let addr = endpoint.local_addr()?;
+        // Scraped before the first edge comes, the gauge says zero instead of nothing: set before
+        // anybody learns the address, which a task may not have come to.
+        metrics::gauge!(names::CLOUD_EDGES_CONNECTED).increment(0.0);
         let (stop, stopping) = watch::channel(false);
         let served = tokio::spawn(Arc::new(self).run(endpoint, stopping));
         Ok(RunningCloud { addr, stop, served })

@@ -65,8 +65,6 @@ impl CloudService {
         mut endpoint: CloudEndpoint,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        // Scraped before the first edge comes, the gauge says zero instead of nothing.
-        metrics::gauge!(names::CLOUD_EDGES_CONNECTED).increment(0.0);
         let serving = Arc::new(Serving {
             resolver: Resolver::new(self),
             draining: AtomicBool::new(false),
