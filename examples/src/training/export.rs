@@ -154,7 +154,7 @@ fn publish(
         published.insert(format!("model.{name}.weight"), matrix);
     };
     match path.split('.').collect::<Vec<_>>()[..] {
-        ["head"] => put("embed_tokens".to_owned(), whole()),
+        ["head", _] => put("embed_tokens".to_owned(), whole()),
         ["norm", "gamma"] => put("norm".to_owned(), plain()),
         ["layers", layer, part, _] => {
             let name = |part: &str| format!("layers.{layer}.{part}");

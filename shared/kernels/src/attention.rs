@@ -3,11 +3,12 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::exp::exp_of_negative;
-use crate::tile::{Ahead, PackedRows, TILE_ROWS, TILE_VECTORS, TILE_VECTORS_FEW, tile_product};
+use crate::exp::exponentiate;
 
-/// Queries from which on it pays to turn the keys, so that a vector holds the same number of many.
-const TILED_ROWS_MIN: usize = 4;
+mod many;
+
+/// Queries from which on each is a lane of vectors, though not all lanes are used.
+const MANY_MIN: usize = 4;
 
 /// Keys and values of consecutive tokens of one head: `[token, head_dim]` each. Deliberately not `Debug`:
 /// they may be private.
@@ -80,6 +81,9 @@ impl WithSimd for AttendChunks<'_> {
             head_dim,
             chunks,
         } = self;
+        if queries.len() / head_dim >= MANY_MIN {
+            return many::attend(simd, queries, head_dim, chunks);
+        }
         // A row of scores for each query.
         let key_count: usize = chunks.iter().map(|it| it.keys.len() / head_dim).sum();
         // Rows a power of two apart would compete for the same lines of the cache.
@@ -88,19 +92,13 @@ impl WithSimd for AttendChunks<'_> {
         let mut scores = vec![0.0; row_count * stride];
         let mut output = vec![0.0; row_count * head_dim];
 
-        if row_count < TILED_ROWS_MIN {
-            self.score_each(simd, &mut scores, stride);
-        } else if S::REGISTER_COUNT >= 32 {
-            self.score_tiles::<S, TILE_VECTORS>(simd, &mut scores, stride);
-        } else {
-            self.score_tiles::<S, TILE_VECTORS_FEW>(simd, &mut scores, stride);
-        }
+        self.score(simd, &mut scores, stride);
 
         // Loops and not closures: what is called from here must be compiled into this function to
         // be vector code.
         let mut sums = Vec::with_capacity(row_count);
         for row in scores.chunks_exact_mut(stride) {
-            sums.push(exponentiate(simd, &mut row[..key_count]));
+            sums.push(softmax(simd, &mut row[..key_count]));
         }
 
         let mut first = 0;
@@ -135,7 +133,7 @@ impl WithSimd for AttendChunks<'_> {
 impl AttendChunks<'_> {
     /// Scores one query and one key at a time.
     #[inline(always)]
-    fn score_each<S: Simd>(&self, simd: S, scores: &mut [f32], stride: usize) {
+    fn score<S: Simd>(&self, simd: S, scores: &mut [f32], stride: usize) {
         let mut first = 0;
         for chunk in self.chunks {
             let len = chunk.keys.len() / self.head_dim;
@@ -149,38 +147,6 @@ impl AttendChunks<'_> {
                 }
             }
             first += len;
-        }
-    }
-
-    /// Scores many queries on many keys at a time.
-    #[inline(always)]
-    fn score_tiles<S: Simd, const N: usize>(&self, simd: S, scores: &mut [f32], stride: usize) {
-        let width = N * S::F32_LANES;
-        let dim = self.head_dim;
-        let rows = PackedRows::new(self.queries, dim);
-        // `[head_dim, key]`
-        let mut piece = vec![0.0; dim * width];
-        let mut sums = vec![0.0; TILE_ROWS * width];
-        let mut first = 0;
-        for chunk in self.chunks {
-            for keys in chunk.keys.chunks(width * dim) {
-                let len = keys.len() / dim;
-                for (column, key) in keys.chunks_exact(dim).enumerate() {
-                    for (line, number) in piece.chunks_exact_mut(width).zip(key) {
-                        line[column] = *number;
-                    }
-                }
-                for tile in 0..rows.tile_count() {
-                    let factors = (rows.tile(tile), piece.as_slice());
-                    tile_product::<S, N>(simd, factors, &mut sums, Ahead::NOTHING);
-                    let scores = &mut scores[tile * TILE_ROWS * stride..];
-                    let lines = scores.chunks_exact_mut(stride).take(TILE_ROWS);
-                    for (line, sums) in lines.zip(sums.chunks_exact(width)) {
-                        line[first..first + len].copy_from_slice(&sums[..len]);
-                    }
-                }
-                first += len;
-            }
         }
     }
 }
@@ -262,7 +228,7 @@ fn add_columns<S: Simd, const R: usize, const N: usize>(
 
 /// Replaces scores by `e^(score − peak)`; the peak and the sum.
 #[inline(always)]
-fn exponentiate<S: Simd>(simd: S, scores: &mut [f32]) -> (f32, f32) {
+fn softmax<S: Simd>(simd: S, scores: &mut [f32]) -> (f32, f32) {
     let (vectors, rest) = S::as_mut_simd_f32s(scores);
     let mut peak = simd.splat_f32s(f32::NEG_INFINITY);
     for vector in &*vectors {
@@ -272,9 +238,7 @@ fn exponentiate<S: Simd>(simd: S, scores: &mut [f32]) -> (f32, f32) {
     for score in rest {
         peak = peak.max(*score);
     }
-    for score in scores.iter_mut() {
-        *score = exp_of_negative(*score - peak);
-    }
+    exponentiate(simd, scores, peak);
     let (vectors, rest) = S::as_simd_f32s(scores);
     let mut sum = simd.splat_f32s(0.0);
     for vector in vectors {

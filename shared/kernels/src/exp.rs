@@ -1,48 +1,102 @@
-//! The exponential of what is not positive, as vector code.
+//! The exponential of what is not positive, of a vector of numbers at a time.
 
-/// e^x for x ≤ 0, within 2 ulp where that is a normal number and 0 or nearly so below: steps that
-/// the compiler turns into vector code. The polynomial is that of Cephes' `expf`.
+use pulp::Simd;
+
+/// Below this the result is not a normal number.
+const X_MIN: f32 = -87.0;
+/// 1.5·2²³: adding it rounds to a whole number, which is in the lowest bits then.
+const ROUNDER: f32 = 12_582_912.0;
+/// ln 2 in two parts, the first exact in few bits.
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+const EXPONENT_BIAS: u32 = 127;
+const MANTISSA_BITS: u32 = 23;
+/// The polynomial of Cephes' `expf`, of the highest power first.
+const COEFFICIENTS: [f32; 6] = [
+    1.987_569_1e-4,
+    1.398_2e-3,
+    8.333_452e-3,
+    4.166_579_6e-2,
+    1.666_666_5e-1,
+    0.5,
+];
+
+/// e^x for x ≤ 0, within 2 ulp where that is a normal number and 0 or nearly so below.
 #[inline(always)]
-pub(crate) fn exp_of_negative(x: f32) -> f32 {
-    // Below this the result is not a normal number.
-    const X_MIN: f32 = -87.0;
-    /// 1.5·2²³: adding it rounds to a whole number, which is in the lowest bits then.
-    const ROUNDER: f32 = 12_582_912.0;
-    // ln 2 in two parts, the first exact in few bits.
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const EXPONENT_BIAS: u32 = 127;
+pub(crate) fn exp_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let x = simd.max_f32s(x, simd.splat_f32s(X_MIN));
+    let rounded = simd.mul_add_e_f32s(
+        x,
+        simd.splat_f32s(std::f32::consts::LOG2_E),
+        simd.splat_f32s(ROUNDER),
+    );
+    let power = simd.sub_f32s(rounded, simd.splat_f32s(ROUNDER));
+    let r = simd.mul_add_e_f32s(power, simd.splat_f32s(-LN_2[0]), x);
+    let r = simd.mul_add_e_f32s(power, simd.splat_f32s(-LN_2[1]), r);
+    let mut p = simd.splat_f32s(COEFFICIENTS[0]);
+    for coefficient in &COEFFICIENTS[1..] {
+        p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(*coefficient));
+    }
+    let p = simd.mul_add_e_f32s(
+        simd.mul_f32s(p, r),
+        r,
+        simd.add_f32s(r, simd.splat_f32s(1.0)),
+    );
+    let biased = simd.add_u32s(
+        simd.transmute_u32s_f32s(rounded),
+        simd.splat_u32s(EXPONENT_BIAS),
+    );
+    let exponent = simd.wrapping_dyn_shl_u32s(biased, simd.splat_u32s(MANTISSA_BITS));
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(exponent))
+}
 
-    let x = x.max(X_MIN);
-    let rounded = x * std::f32::consts::LOG2_E + ROUNDER;
-    let power = rounded - ROUNDER;
-    let r = x - power * LN_2_HIGH - power * LN_2_LOW;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    p = p * r * r + r + 1.0;
-    let exponent = rounded.to_bits().wrapping_add(EXPONENT_BIAS) << 23;
-    p * f32::from_bits(exponent)
+/// Replaces numbers, none greater than `peak`, by `e^(number − peak)`.
+#[inline(always)]
+pub(crate) fn exponentiate<S: Simd>(simd: S, numbers: &mut [f32], peak: f32) {
+    let peak = simd.splat_f32s(peak);
+    let (vectors, rest) = S::as_mut_simd_f32s(numbers);
+    for vector in vectors {
+        *vector = exp_of_negative(simd, simd.sub_f32s(*vector, peak));
+    }
+    if !rest.is_empty() {
+        let vector = simd.sub_f32s(simd.partial_load_f32s(rest), peak);
+        simd.partial_store_f32s(rest, exp_of_negative(simd, vector));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use pulp::{Arch, WithSimd};
+
     use super::*;
+
+    struct Exponentiate<'a>(&'a mut [f32]);
+
+    impl WithSimd for Exponentiate<'_> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            exponentiate(simd, self.0, 0.0);
+        }
+    }
 
     #[test]
     fn the_exponential_is_that_of_the_standard_library() {
-        for step in 0..=u16::MAX {
-            let x = -f32::from(step) * (87.0 / 65_535.0);
-            let (found, expected) = (f64::from(exp_of_negative(x)), f64::from(x).exp());
-            assert!(
-                (found / expected - 1.0).abs() < 3e-7,
-                "e^{x} is {expected}, not {found}"
-            );
+        let steps = 0..=u16::MAX;
+        let numbers: Vec<_> = steps
+            .map(|step| -f32::from(step) * (87.0 / 65_535.0))
+            .collect();
+        // Lengths that are none of whole vectors, too.
+        for len in [1, 15, 33, numbers.len() - 1, numbers.len()] {
+            let mut found = numbers[numbers.len() - len..].to_vec();
+            Arch::new().dispatch(Exponentiate(&mut found));
+            for (found, x) in found.iter().zip(&numbers[numbers.len() - len..]) {
+                let expected = f64::from(*x).exp();
+                let error = f64::from(*found) / expected - 1.0;
+                assert!(error.abs() < 3e-7, "e^{x} is {expected}, not {found}");
+            }
         }
-        assert!(exp_of_negative(-1e30) < 1e-37);
-        assert!(exp_of_negative(f32::NEG_INFINITY) < 1e-37);
+        let mut tiny = [-1e30, f32::NEG_INFINITY];
+        Arch::new().dispatch(Exponentiate(&mut tiny));
+        assert!(tiny.iter().all(|it| *it < 1e-37));
     }
 }

@@ -26,25 +26,32 @@ struct Gated<'a> {
 impl WithSimd for Gated<'_> {
     type Output = ();
 
-    // Loops that the compiler turns into code for the vectors that there are.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let rows = self.gate_up.chunks_exact(2 * self.width);
         for (from, out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
             let (gates, ups) = from.split_at(self.width);
+            let (gates, gates_rest) = S::as_simd_f32s(gates);
+            let (ups, ups_rest) = S::as_simd_f32s(ups);
+            let (out, out_rest) = S::as_mut_simd_f32s(out);
             for ((out, gate), up) in out.iter_mut().zip(gates).zip(ups) {
-                *out = silu(*gate) * up;
+                *out = simd.mul_f32s(silu(simd, *gate), *up);
             }
+            let gate = simd.partial_load_f32s(gates_rest);
+            let up = simd.partial_load_f32s(ups_rest);
+            simd.partial_store_f32s(out_rest, simd.mul_f32s(silu(simd, gate), up));
         }
     }
 }
 
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Of what is not positive, so that nothing overflows.
-    let e = exp_of_negative(-x.abs());
-    let part = if x < 0.0 { e } else { 1.0 };
-    x * part / (1.0 + e)
+    let e = exp_of_negative(simd, simd.neg_f32s(simd.abs_f32s(x)));
+    let one = simd.splat_f32s(1.0);
+    let is_negative = simd.less_than_f32s(x, simd.splat_f32s(0.0));
+    let part = simd.select_f32s(is_negative, e, one);
+    simd.div_f32s(simd.mul_f32s(x, part), simd.add_f32s(one, e))
 }
 
 #[cfg(test)]

@@ -12,5 +12,5 @@ mod tile;
 
 pub use attention::{Chunk, HeadPart, attend_chunks, merge_parts};
 pub use gated::gated;
-pub use linear::{Matrix, columns};
+pub use linear::{PANEL_WIDTH, Panels, columns};
 pub use tile::PackedRows;

@@ -1,51 +1,73 @@
-//! A product of a few rows with a matrix. A piece of the matrix is copied into the nearest caches
-//! once, and all rows read it there.
+//! A product of rows with a matrix that is laid out in panels, so that it streams from memory once
+//! for many rows.
 
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::tile::{
-    Ahead, CACHE_LINE, PackedRows, TILE_ROWS, TILE_VECTORS, TILE_VECTORS_FEW, tile_product,
+    CACHE_LINE, Interleaved, Lines, PackedRows, TILE_ROWS, TILE_VECTORS, TILE_VECTORS_FEW, add,
+    product,
 };
 
-/// Lines of the matrix in a piece.
-const PIECE_DEPTH: usize = 64;
+/// Columns of a panel.
+pub const PANEL_WIDTH: usize = 64;
 
-/// Columns of the matrix that are copied at a time: long stretches of memory are fetched ahead.
-const STRIPE_WIDTH: usize = 256;
+/// Lines of a panel that stay in the nearest cache while all rows meet them.
+const PIECE_DEPTH: usize = 128;
 
-/// A matrix `[depth, column]` in memory.
+/// A matrix `[depth, width]` cut into panels of [`PANEL_WIDTH`] columns, each line by line and one
+/// after another: `[panel, depth, PANEL_WIDTH]`. The last panel is filled up.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    /// Line after line.
+pub struct Panels<'a> {
+    /// All panels.
     pub numbers: &'a [f32],
-    /// Columns in all.
-    pub width: usize,
+    /// Lines of each.
+    pub depth: usize,
 }
 
-/// The product of all rows with `count` columns from `first` on: `[row, count]`.
-pub fn columns(rows: &PackedRows, matrix: Matrix<'_>, (first, count): (usize, usize)) -> Vec<f32> {
-    let mut out = vec![0.0; rows.row_count() * count];
+impl Panels<'_> {
+    /// Numbers of a matrix in panels.
+    pub const fn len_of([depth, width]: [usize; 2]) -> usize {
+        width.div_ceil(PANEL_WIDTH) * depth * PANEL_WIDTH
+    }
+
+    /// Where a number of a matrix of `depth` lines is.
+    pub const fn place_of(depth: usize, [line, column]: [usize; 2]) -> usize {
+        (column / PANEL_WIDTH * depth + line) * PANEL_WIDTH + column % PANEL_WIDTH
+    }
+
+    /// A column, from line to line.
+    pub fn column(&self, column: usize) -> impl Iterator<Item = f32> {
+        let start = Self::place_of(self.depth, [0, column]);
+        let lines = self.numbers[start..].iter().step_by(PANEL_WIDTH);
+        lines.take(self.depth).copied()
+    }
+}
+
+/// The products of all rows with the columns from `panel` on, as many as `out` has: it holds a
+/// slice for each row, all of one length. What was there is not read: memory that is fresh from the
+/// system would have to be mapped twice.
+///
+/// # Panics
+/// If there are fewer columns or other rows.
+pub fn columns(rows: &PackedRows, panels: Panels<'_>, panel: usize, out: &mut [&mut [f32]]) {
+    assert!(rows.depth() == panels.depth && rows.row_count() == out.len());
     Arch::new().dispatch(Columns {
         rows,
-        matrix,
-        first,
-        count,
-        out: &mut out,
+        numbers: &panels.numbers[panel * panels.depth * PANEL_WIDTH..],
+        out,
     });
-    out
 }
 
-struct Columns<'a> {
+struct Columns<'a, 'b> {
     rows: &'a PackedRows,
-    matrix: Matrix<'a>,
-    first: usize,
-    count: usize,
-    out: &'a mut [f32],
+    /// From the first panel on.
+    numbers: &'a [f32],
+    out: &'a mut [&'b mut [f32]],
 }
 
-impl WithSimd for Columns<'_> {
+impl WithSimd for Columns<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -58,77 +80,88 @@ impl WithSimd for Columns<'_> {
     }
 }
 
-impl Columns<'_> {
-    /// In pieces of `N` vectors of columns.
+impl Columns<'_, '_> {
+    /// In pieces, of which `N` vectors of columns are worked on at a time.
     #[inline(always)]
     fn with_vectors<S: Simd, const N: usize>(self, simd: S) {
-        let width = N * S::F32_LANES;
-        let mut stripe = vec![0.0; PIECE_DEPTH * STRIPE_WIDTH.next_multiple_of(width)];
-        let mut sums = vec![0.0; TILE_ROWS * width];
-        for columns in (0..self.count).step_by(STRIPE_WIDTH) {
-            let columns = columns..self.count.min(columns + STRIPE_WIDTH);
-            for depth in (0..self.rows.depth()).step_by(PIECE_DEPTH) {
-                let len = PIECE_DEPTH.min(self.rows.depth() - depth);
-                self.copy(&mut stripe, (depth, len), (&columns, width));
-                let product_count = columns.len().div_ceil(width) * self.rows.tile_count();
-                let mut done = 0;
-                for (index, column) in columns.clone().step_by(width).enumerate() {
-                    let piece = &stripe[index * PIECE_DEPTH * width..][..len * width];
-                    for tile in 0..self.rows.tile_count() {
-                        let factors = &self.rows.tile(tile)[depth * TILE_ROWS..][..len * TILE_ROWS];
-                        let products = (done, product_count);
-                        let ahead = self.ahead(depth + PIECE_DEPTH, &columns, products);
-                        done += 1;
-                        tile_product::<S, N>(simd, (factors, piece), &mut sums, ahead);
-                        let out = &mut self.out[tile * TILE_ROWS * self.count..];
-                        let lines = out.chunks_mut(self.count).take(TILE_ROWS);
-                        for (line, sums) in lines.zip(sums.chunks_exact(width)) {
-                            for (out, sum) in line[column..columns.end].iter_mut().zip(sums) {
-                                *out += sum;
-                            }
-                        }
+        let width = self.out.first().map_or(0, |row| row.len());
+        let depth = self.rows.depth();
+        for first in (0..width).step_by(PANEL_WIDTH) {
+            let columns = first..width.min(first + PANEL_WIDTH);
+            for start in (0..depth).step_by(PIECE_DEPTH) {
+                let place = first * depth + start * PANEL_WIDTH;
+                let len = PIECE_DEPTH.min(depth - start) * PANEL_WIDTH;
+                let (piece, next) = self.numbers[place..].split_at(len);
+                for (tile, out) in self.out.chunks_mut(TILE_ROWS).enumerate() {
+                    // Each tile asks for its share of the next piece.
+                    let ahead = next.get(tile * PIECE_DEPTH * CACHE_LINE..);
+                    let ahead = ahead.unwrap_or_default();
+                    let factors = &self.rows.tile(tile)[start * TILE_ROWS..];
+                    let factors = (factors, piece, ahead);
+                    let then = if start == 0 { Then::Put } else { Then::Add };
+                    let out = (out, columns.clone(), then);
+                    match out.0.len() {
+                        1 => multiply::<S, 1, N>(simd, factors, out),
+                        2 => multiply::<S, 2, N>(simd, factors, out),
+                        3 | 4 => multiply::<S, 4, N>(simd, factors, out),
+                        _ => multiply::<S, TILE_ROWS, N>(simd, factors, out),
                     }
                 }
             }
         }
     }
+}
 
-    /// What the product `index` of `product_count` on a stripe asks for of the next stripe, which
-    /// begins at the line `depth`: its share of the columns.
-    #[inline(always)]
-    fn ahead(
-        &self,
-        depth: usize,
-        columns: &Range<usize>,
-        (index, product_count): (usize, usize),
-    ) -> Ahead<'_> {
-        let share = columns.len().div_ceil(product_count);
-        let share = share.next_multiple_of(CACHE_LINE);
-        let column = columns.start + index * share;
-        if column >= columns.end || depth >= self.rows.depth() {
-            return Ahead::NOTHING;
-        }
-        Ahead {
-            numbers: &self.matrix.numbers[depth * self.matrix.width + self.first + column..],
-            count: share.min(columns.end - column),
-            stride: self.matrix.width,
-        }
-    }
+/// What becomes of sums.
+#[derive(Clone, Copy)]
+enum Then {
+    /// They are the first.
+    Put,
+    /// They belong to those that are there.
+    Add,
+}
 
-    /// Copies a stripe of lines, cut into pieces of `width` columns that lie one after another.
-    #[inline(always)]
-    fn copy(
-        &self,
-        stripe: &mut [f32],
-        (depth, len): (usize, usize),
-        (columns, width): (&Range<usize>, usize),
-    ) {
-        for line in 0..len {
-            let start = (depth + line) * self.matrix.width + self.first + columns.start;
-            let from = &self.matrix.numbers[start..start + columns.len()];
-            for (index, from) in from.chunks(width).enumerate() {
-                let to = (index * PIECE_DEPTH + line) * width;
-                stripe[to..to + from.len()].copy_from_slice(from);
+/// Puts or adds the product of a tile, of which `R` rows are used, with a piece.
+#[inline(always)]
+fn multiply<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    (factors, piece, mut ahead): (&[f32], &[f32], &[f32]),
+    (out, columns, then): (&mut [&mut [f32]], Range<usize>, Then),
+) {
+    let factors = Interleaved::<R> {
+        numbers: factors,
+        width: TILE_ROWS,
+    };
+    let width = N * S::F32_LANES;
+    for at in (0..columns.len()).step_by(width) {
+        let lines = Lines {
+            numbers: &piece[at..],
+            width: PANEL_WIDTH,
+        };
+        let sums = product::<S, _, R, N>(simd, &factors, lines, ahead);
+        ahead = &[];
+        let first = columns.start + at;
+        let end = columns.end.min(first + width);
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            let out = &mut out[first..end];
+            if out.len() == width {
+                let (out, _) = S::as_mut_simd_f32s(out);
+                match then {
+                    Then::Put => out.copy_from_slice(sums),
+                    Then::Add => add(simd, out, sums),
+                }
+            } else {
+                // The panel is wider than the matrix.
+                let mut held = [0.0; PANEL_WIDTH];
+                S::as_mut_simd_f32s(&mut held[..width])
+                    .0
+                    .copy_from_slice(sums);
+                for (out, sum) in out.iter_mut().zip(&held) {
+                    *out = match then {
+                        Then::Put => *sum,
+                        Then::Add => *out + sum,
+                    };
+                }
             }
         }
     }
@@ -149,17 +182,26 @@ mod tests {
         ) {
             let number = |index: usize| f32::from(u8::try_from(index * 37 % 251).unwrap()) - 125.0;
             let rows: Vec<_> = (0..row_count * depth).map(number).collect();
-            let numbers: Vec<_> = (0..depth * width).map(|index| number(index + 7)).collect();
-            let (a, b) = (cut.0.index(width), cut.1.index(width));
-            let (first, end) = (a.min(b), a.max(b) + 1);
-            let matrix = Matrix { numbers: &numbers, width };
-            let found = columns(&PackedRows::new(&rows, depth), matrix, (first, end - first));
+            let mut numbers = vec![f32::NAN; Panels::len_of([depth, width])];
+            for line in 0..depth {
+                for column in 0..width {
+                    numbers[Panels::place_of(depth, [line, column])] = number(line * width + column + 7);
+                }
+            }
+            let panels = Panels { numbers: &numbers, depth };
+            let panel = cut.0.index(width.div_ceil(PANEL_WIDTH));
+            let first = panel * PANEL_WIDTH;
+            let count = cut.1.index(width - first) + 1;
+            let mut found = vec![f32::NAN; row_count * count];
+            let mut out: Vec<_> = found.chunks_exact_mut(count).collect();
+            columns(&PackedRows::new(&rows, depth), panels, panel, &mut out);
             // Whole numbers below 2²⁴: no rounding, whatever the order of sums.
-            for row in 0..row_count {
-                for column in first..end {
-                    let product = (0..depth).map(|d| rows[row * depth + d] * numbers[d * width + column]);
-                    let expected: f32 = product.sum();
-                    prop_assert_eq!(found[row * (end - first) + column - first], expected);
+            for column in 0..count {
+                let of_matrix: Vec<_> = panels.column(first + column).collect();
+                prop_assert_eq!(of_matrix.len(), depth);
+                for row in 0..row_count {
+                    let product = rows[row * depth..].iter().zip(&of_matrix).map(|(a, b)| a * b);
+                    prop_assert_eq!(found[row * count + column], product.sum::<f32>());
                 }
             }
         }

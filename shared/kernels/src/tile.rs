@@ -1,5 +1,5 @@
-//! The product that both kernels are made of: a tile of rows with a piece of a matrix that lies in
-//! the nearest cache, the sums in registers.
+//! The product that both kernels are made of: a tile of rows with lines that lie in the nearest
+//! cache, the sums in registers.
 
 use pulp::Simd;
 
@@ -11,78 +11,114 @@ pub(crate) const TILE_ROWS: usize = 6;
 pub(crate) const TILE_VECTORS: usize = 4;
 pub(crate) const TILE_VECTORS_FEW: usize = 2;
 
+/// One factor of a product: `R` numbers for each depth. Nothing that can fail is left for the loop
+/// over depths: it would keep sums from staying in registers.
+pub(crate) trait Factors<const R: usize> {
+    fn lines(&self) -> impl Iterator<Item = [f32; R]>;
+}
+
+/// `[R, depth]`
+pub(crate) struct SideBySide<'a, const R: usize> {
+    rows: [&'a [f32]; R],
+    depth: usize,
+}
+
+impl<'a, const R: usize> SideBySide<'a, R> {
+    #[inline(always)]
+    pub(crate) fn new(numbers: &'a [f32], depth: usize) -> Self {
+        Self {
+            rows: std::array::from_fn(|row| &numbers[row * depth..][..depth]),
+            depth,
+        }
+    }
+}
+
+impl<const R: usize> Factors<R> for SideBySide<'_, R> {
+    #[inline(always)]
+    fn lines(&self) -> impl Iterator<Item = [f32; R]> {
+        let rows = self.rows;
+        (0..self.depth).map(move |depth| std::array::from_fn(|row| rows[row][depth]))
+    }
+}
+
+/// `R` rows of `[depth, width]`.
+pub(crate) struct Interleaved<'a, const R: usize> {
+    /// From the first of the rows on.
+    pub(crate) numbers: &'a [f32],
+    pub(crate) width: usize,
+}
+
+impl<const R: usize> Factors<R> for Interleaved<'_, R> {
+    #[inline(always)]
+    fn lines(&self) -> impl Iterator<Item = [f32; R]> {
+        let lines = self.numbers.chunks(self.width);
+        lines.map_while(|line| line.first_chunk().copied())
+    }
+}
+
+/// `[depth, width]`
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    /// From the first of the columns on.
+    pub(crate) numbers: &'a [f32],
+    pub(crate) width: usize,
+}
+
+/// `Σ_depth factors[depth][row] lines[depth][column]` for `N` vectors of columns. With each line it
+/// asks for one line of the cache of `ahead`, so that those come from memory behind the sums.
+#[inline(always)]
+pub(crate) fn product<S: Simd, F: Factors<R>, const R: usize, const N: usize>(
+    simd: S,
+    factors: &F,
+    lines: Lines<'_>,
+    ahead: &[f32],
+) -> [[S::f32s; N]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); N]; R];
+    let mut next = ahead.as_ptr();
+    for (line, factors) in lines.numbers.chunks(lines.width).zip(factors.lines()) {
+        let (line, _) = S::as_simd_f32s(line);
+        let Some(line) = line.first_chunk::<N>() else {
+            break;
+        };
+        prefetch(next);
+        next = next.wrapping_add(CACHE_LINE);
+        for row in 0..R {
+            let factor = simd.splat_f32s(factors[row]);
+            for vector in 0..N {
+                sums[row][vector] = simd.mul_add_e_f32s(factor, line[vector], sums[row][vector]);
+            }
+        }
+    }
+    sums
+}
+
 /// Numbers of a line of the cache.
 pub(crate) const CACHE_LINE: usize = 16;
 
-/// Numbers that will be read next: some with each line of the piece that is worked on, so that they
-/// come from memory behind the sums.
-#[derive(Clone, Copy)]
-pub(crate) struct Ahead<'a> {
-    pub(crate) numbers: &'a [f32],
-    /// How many come with one line.
-    pub(crate) count: usize,
-    /// From the first that come with one line to the first that come with the next.
-    pub(crate) stride: usize,
-}
-
-impl Ahead<'_> {
-    /// Nothing follows.
-    pub(crate) const NOTHING: Self = Self {
-        numbers: &[],
-        count: 0,
-        stride: 0,
-    };
-}
-
-/// `sums[row][column] = Σ_d factors[d][row] piece[d][column]` for [`TILE_ROWS`] rows and `N`
-/// vectors of columns.
+/// Asks the processor to bring a line of the cache nearer; a hint that changes nothing, whatever is
+/// there.
 #[inline(always)]
-pub(crate) fn tile_product<S: Simd, const N: usize>(
-    simd: S,
-    (factors, piece): (&[f32], &[f32]),
-    sums: &mut [f32],
-    ahead: Ahead<'_>,
-) {
-    let mut held = [[simd.splat_f32s(0.0); N]; TILE_ROWS];
-    let (piece, _) = S::as_simd_f32s(piece);
-    let (lines, _) = piece.as_chunks::<N>();
-    let (factors, _) = factors.as_chunks::<TILE_ROWS>();
-    let mut next = 0;
-    for (line, factors) in lines.iter().zip(factors) {
-        for column in (0..ahead.count).step_by(CACHE_LINE) {
-            if let Some(number) = ahead.numbers.get(next + column) {
-                prefetch(number);
-            }
-        }
-        next += ahead.stride;
-        for row in 0..TILE_ROWS {
-            let factor = simd.splat_f32s(factors[row]);
-            for vector in 0..N {
-                held[row][vector] = simd.mul_add_e_f32s(factor, line[vector], held[row][vector]);
-            }
-        }
-    }
-    let (sums, _) = S::as_mut_simd_f32s(sums);
-    for (sums, held) in sums.chunks_exact_mut(N).zip(&held) {
-        sums.copy_from_slice(held);
-    }
-}
-
-/// Asks the processor to bring a number's line of the cache nearer; a hint that changes nothing.
-#[inline(always)]
-fn prefetch(number: &f32) {
+fn prefetch(number: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program sees, and the address is of a number
-        // that is there. Every processor of this architecture has the instruction.
+        // SAFETY: a prefetch reads nothing that the program sees and does not fault at any address.
+        // Every processor of this architecture has the instruction.
         #[allow(unsafe_code)]
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast());
+            _mm_prefetch::<_MM_HINT_T1>(number.cast());
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = number;
+}
+
+/// Adds sums to `N` vectors.
+#[inline(always)]
+pub(crate) fn add<S: Simd, const N: usize>(simd: S, out: &mut [S::f32s], sums: &[S::f32s; N]) {
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = simd.add_f32s(*out, *sum);
+    }
 }
 
 /// Rows laid out for reading: by tiles of `TILE_ROWS`, in each of which the numbers that meet the
@@ -121,10 +157,6 @@ impl PackedRows {
 
     pub(crate) const fn depth(&self) -> usize {
         self.depth
-    }
-
-    pub(crate) const fn tile_count(&self) -> usize {
-        self.row_count.div_ceil(TILE_ROWS)
     }
 
     /// `[depth, TILE_ROWS]`

@@ -6,11 +6,12 @@
 use std::fmt;
 
 use burn::module::{Module, Param};
-use burn::nn::{Linear, RmsNorm};
+use burn::nn::RmsNorm;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 
 use crate::config::{ModelConfig, QkNorm, QkvBias};
-use crate::linear::{gated, is_cpu, linear, product};
+use crate::layout::Layout;
+use crate::linear::{Linear, gated, is_cpu};
 use crate::rope::Rotary;
 
 /// Queries, keys and values of one layer, post-RoPE.
@@ -66,8 +67,8 @@ pub struct Decoder {
     pub(crate) embedding: Option<Param<Tensor<2>>>,
     pub(crate) layers: Vec<DecoderLayer>,
     pub(crate) norm: RmsNorm,
-    /// `[hidden, vocab]`: row-major in the direction the decode step multiplies.
-    pub(crate) head: Param<Tensor<2>>,
+    /// `[hidden, vocab]`
+    pub(crate) head: Linear,
 }
 
 impl Decoder {
@@ -85,7 +86,19 @@ impl Decoder {
                 .map(|_| DecoderLayer::init(config, device))
                 .collect(),
             norm: ones(hidden, config.norm_epsilon, device),
-            head: random([hidden, vocab], device),
+            head: random_linear([hidden, vocab], device),
+        }
+    }
+
+    /// The same, every matrix laid out as its device multiplies fastest: for generating, not for
+    /// training.
+    #[must_use]
+    pub fn laid_out(self) -> Self {
+        let layers = self.layers.into_iter().map(DecoderLayer::laid_out);
+        Self {
+            layers: layers.collect(),
+            head: self.head.laid_out(),
+            ..self
         }
     }
 
@@ -96,7 +109,7 @@ impl Decoder {
     pub fn embed(&self, tokens: Tensor<1, Int>) -> Tensor<2> {
         match &self.embedding {
             Some(embedding) => embedding.val().select(0, tokens),
-            None => self.head.val().select(1, tokens).transpose(),
+            None => self.head.columns(tokens),
         }
     }
 
@@ -110,12 +123,12 @@ impl Decoder {
     /// # Shapes
     /// `hidden`: `[token, hidden]` after the last layer; the result: `[token, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        product(self.norm.forward(hidden), self.head.val())
+        self.head.forward(self.norm.forward(hidden))
     }
 
     /// Where the weights live.
     pub fn device(&self) -> Device {
-        self.head.val().device()
+        self.head.weight.val().device()
     }
 
     /// Whether that is the processor.
@@ -125,7 +138,7 @@ impl Decoder {
 
     /// Columns of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.head.val().dims()[1]
+        self.head.layout.width
     }
 }
 
@@ -140,19 +153,16 @@ impl DecoderLayer {
             ..
         } = *config;
         let norm = |dim| ones(dim, config.norm_epsilon, device);
-        let linear = |from, to| Linear {
-            weight: random([from, to], device),
-            bias: None,
-        };
+        let linear = |from, to| random_linear([from, to], device);
         let qkv_dim = (q_head_count + 2 * kv_head_count) * head_dim;
         Self {
             attention_norm: norm(hidden_dim),
             qkv: Linear {
-                weight: random([hidden_dim, qkv_dim], device),
                 bias: match config.qkv_bias {
                     QkvBias::Absent => None,
                     QkvBias::Present => Some(Param::from_tensor(Tensor::zeros([qkv_dim], device))),
                 },
+                ..linear(hidden_dim, qkv_dim)
             },
             head_norms: match config.qk_norm {
                 QkNorm::Absent => None,
@@ -171,6 +181,16 @@ impl DecoderLayer {
         }
     }
 
+    fn laid_out(self) -> Self {
+        Self {
+            qkv: self.qkv.laid_out(),
+            output: self.output.laid_out(),
+            gate_up: self.gate_up.laid_out(),
+            down: self.down.laid_out(),
+            ..self
+        }
+    }
+
     /// Everything before attention: normalise, project, rotate.
     ///
     /// # Shapes
@@ -178,7 +198,7 @@ impl DecoderLayer {
     pub fn project(&self, hidden: Tensor<2>, rotary: &Rotary) -> Qkv {
         let token_count = hidden.dims()[0];
         let heads = self.q_head_count + 2 * self.kv_head_count;
-        let all = linear(&self.qkv, self.attention_norm.forward(hidden));
+        let all = self.qkv.forward(self.attention_norm.forward(hidden));
         let all = all.reshape([token_count, heads, self.head_dim]);
         let rotated = self.q_head_count + self.kv_head_count;
         let v = all.clone().narrow(1, rotated, self.kv_head_count);
@@ -214,9 +234,17 @@ impl DecoderLayer {
     pub fn finish(&self, hidden: Tensor<2>, attended: Tensor<3>) -> Tensor<2> {
         let [token_count, q_heads, head_dim] = attended.dims();
         let attended = attended.reshape([token_count, q_heads * head_dim]);
-        let hidden = hidden + linear(&self.output, attended);
-        let gate_up = linear(&self.gate_up, self.mlp_norm.forward(hidden.clone()));
-        hidden + linear(&self.down, gated(gate_up))
+        let hidden = hidden + self.output.forward(attended);
+        let gate_up = self.gate_up.forward(self.mlp_norm.forward(hidden.clone()));
+        hidden + self.down.forward(gated(gate_up))
+    }
+}
+
+fn random_linear(shape: [usize; 2], device: &Device) -> Linear {
+    Linear {
+        weight: random(shape, device),
+        bias: None,
+        layout: Layout::lines(shape),
     }
 }
 

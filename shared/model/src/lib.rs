@@ -11,6 +11,7 @@ mod demo;
 mod device;
 mod file_bytes;
 mod gguf;
+mod layout;
 mod linear;
 mod load;
 mod model;

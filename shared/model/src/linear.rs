@@ -1,51 +1,99 @@
-//! Products of hidden states with weights, and the gates between them. On the processor, products of a
-//! few tokens, as when many sequences generate, and gates go to kernels of our own; all others are
-//! burn's.
+//! Products of hidden states with weights, and the gates between them. On the processor they go to
+//! kernels of our own, for which weights are laid out in panels; elsewhere they are burn's.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
-use burn::nn::Linear;
+use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use edgeprompt_kernels::{self as kernels, Matrix, PackedRows, columns};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use edgeprompt_kernels::{self as kernels, PANEL_WIDTH, PackedRows, Panels, columns};
 use rayon::prelude::*;
 
-/// Tokens for which the kernel is faster than burn's product, measured on two cores with AVX-512:
-/// one token is bound by memory either way.
-const FEW: std::ops::RangeInclusive<usize> = 1..=64;
-
-/// Fewest columns that a thread takes at a time.
-const TASK_COLUMNS_MIN: usize = 128;
-
-/// Numbers below which threads are not worth waking for the gates.
-const PARALLEL_MIN: usize = 1 << 15;
+use crate::layout::{Layout, Order};
 
 /// Tasks for each thread, so that none waits long for another.
 const TASKS_PER_THREAD: usize = 4;
 
-/// `hidden · weight + bias`.
-///
-/// # Shapes
-/// `hidden`: `[token, in]`; the result: `[token, out]`.
-pub(crate) fn linear(layer: &Linear, hidden: Tensor<2>) -> Tensor<2> {
-    if !is_for_kernel(&hidden) {
-        return layer.forward(hidden);
-    }
-    let product = times(hidden, layer.weight.val());
-    match &layer.bias {
-        Some(bias) => product + bias.val().unsqueeze(),
-        None => product,
-    }
+/// Fewest panels that a thread takes at a time.
+const TASK_PANELS_MIN: usize = 2;
+
+/// Rows that a task takes at a time: with the columns of a panel they stay in its cache.
+const TASK_ROWS: usize = 96;
+
+/// Numbers below which threads are not worth waking for the gates.
+const PARALLEL_MIN: usize = 1 << 15;
+
+/// What hidden states are multiplied with, and perhaps what is added then.
+#[derive(Module, Debug)]
+pub(crate) struct Linear {
+    /// `[in, out]`, in its layout.
+    pub(crate) weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub(crate) bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub(crate) layout: Layout,
 }
 
-/// `hidden · weight`.
-///
-/// # Shapes
-/// `hidden`: `[token, in]`, `weight`: `[in, out]`; the result: `[token, out]`.
-pub(crate) fn product(hidden: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    match is_for_kernel(&hidden) {
-        true => times(hidden, weight),
-        false => hidden.matmul(weight),
+impl Linear {
+    /// `hidden · weight + bias`.
+    ///
+    /// # Shapes
+    /// `hidden`: `[token, in]`; the result: `[token, out]`.
+    pub(crate) fn forward(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let weight = self.weight.val();
+        let product = match self.layout.order {
+            Order::Lines => hidden.matmul(weight),
+            Order::Panels => Tensor::from_dispatch(<Dispatch as Kernels>::times(
+                hidden.into_dispatch(),
+                weight.into_dispatch(),
+                self.layout.width,
+            )),
+        };
+        match &self.bias {
+            Some(bias) => product + bias.val().unsqueeze(),
+            None => product,
+        }
+    }
+
+    /// Columns of the weight as rows.
+    ///
+    /// # Shapes
+    /// `columns`: `[column]`; the result: `[column, in]`.
+    pub(crate) fn columns(&self, columns: Tensor<1, Int>) -> Tensor<2> {
+        let weight = self.weight.val();
+        match self.layout.order {
+            Order::Lines => weight.select(1, columns).transpose(),
+            Order::Panels => {
+                let columns = columns.into_data();
+                let columns = columns.iter::<u32>().map(|it| it as usize).collect();
+                let depth = self.layout.depth;
+                let found = <Dispatch as Kernels>::select(weight.into_dispatch(), depth, columns);
+                Tensor::from_dispatch(found)
+            }
+        }
+    }
+
+    /// The same, laid out as the device multiplies fastest.
+    pub(crate) fn laid_out(self) -> Self {
+        let Layout { depth, width, .. } = self.layout;
+        let device = self.weight.val().device();
+        let layout = Layout::fastest(&device, [depth, width]);
+        if layout == self.layout {
+            return self;
+        }
+        let from = self.weight.val().into_data();
+        let from: &[f32] = from.as_slice().expect("weights are f32");
+        let [lines, columns] = layout.tensor_shape();
+        let mut numbers = vec![0.0; lines * columns];
+        for (line, from) in from.chunks_exact(width).enumerate() {
+            layout.put(&mut numbers, (line, 0), from.iter().copied());
+        }
+        let data = TensorData::new(numbers, layout.tensor_shape());
+        Self {
+            weight: Param::from_tensor(Tensor::from_data(data, &device)),
+            layout,
+            ..self
+        }
     }
 }
 
@@ -54,7 +102,7 @@ pub(crate) fn product(hidden: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// # Shapes
 /// `gate_up`: `[token, 2·mlp]`, gates first; the result: `[token, mlp]`.
 pub(crate) fn gated(gate_up: Tensor<2>) -> Tensor<2> {
-    if is_f32_on_cpu(&gate_up) {
+    if gate_up.dtype() == DType::F32 && is_cpu(&gate_up.device()) {
         return Tensor::from_dispatch(<Dispatch as Kernels>::gated(gate_up.into_dispatch()));
     }
     let width = gate_up.dims()[1] / 2;
@@ -67,22 +115,12 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
-fn is_for_kernel(hidden: &Tensor<2>) -> bool {
-    FEW.contains(&hidden.dims()[0]) && is_f32_on_cpu(hidden)
-}
-
-fn is_f32_on_cpu(tensor: &Tensor<2>) -> bool {
-    tensor.dtype() == DType::F32 && is_cpu(&tensor.device())
-}
-
-fn times(hidden: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let product = <Dispatch as Kernels>::times(hidden.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(product)
-}
-
 #[backend_extension(Flex)]
 trait Kernels: Backend {
-    fn times(rows: FloatTensor<Self>, matrix: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn times(rows: FloatTensor<Self>, panels: FloatTensor<Self>, width: usize)
+    -> FloatTensor<Self>;
+
+    fn select(panels: FloatTensor<Self>, depth: usize, columns: Vec<usize>) -> FloatTensor<Self>;
 
     fn gated(gate_up: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -90,31 +128,42 @@ trait Kernels: Backend {
 type CpuTensor = FloatTensor<Flex>;
 
 impl Kernels for Flex {
-    fn times(rows: CpuTensor, matrix: CpuTensor) -> CpuTensor {
-        let (rows, matrix) = (rows.to_contiguous(), matrix.to_contiguous());
-        let (depth, width) = (matrix.layout().shape()[0], matrix.layout().shape()[1]);
-        let row_count = rows.layout().shape()[0];
-        let packed = PackedRows::new(rows.as_slice().expect("made contiguous"), depth);
-        let matrix = Matrix {
-            numbers: matrix.as_slice().expect("made contiguous"),
-            width,
+    fn times(rows: CpuTensor, panels: CpuTensor, width: usize) -> CpuTensor {
+        let rows = rows.to_contiguous();
+        let (row_count, depth) = (rows.layout().shape()[0], rows.layout().shape()[1]);
+        let numbers: &[f32] = rows.as_slice().expect("made contiguous");
+        let packed: Vec<_> = numbers
+            .par_chunks(TASK_ROWS * depth)
+            .map(|rows| PackedRows::new(rows, depth))
+            .collect();
+        let panels = Panels {
+            numbers: panels.as_slice().expect("weights are contiguous"),
+            depth,
         };
-        let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
-        let task_columns = width.div_ceil(tasks).next_multiple_of(TASK_COLUMNS_MIN);
-        let starts: Vec<_> = (0..width).step_by(task_columns).collect();
-        let task = |first: &usize| {
-            let count = task_columns.min(width - first);
-            columns(&packed, matrix, (*first, count))
-        };
-        let parts: Vec<_> = starts.par_iter().map(task).collect();
-        let mut out = Vec::with_capacity(row_count * width);
-        for row in 0..row_count {
-            for part in &parts {
-                let count = part.len() / row_count;
-                out.extend_from_slice(&part[row * count..][..count]);
-            }
-        }
+        let mut out = vec![0.0; row_count * width];
+        let task_count = TASKS_PER_THREAD * rayon::current_num_threads();
+        let panels_of_task = width
+            .div_ceil(PANEL_WIDTH)
+            .div_ceil(task_count)
+            .max(TASK_PANELS_MIN);
+        let tasks = tasks(&mut out, width, panels_of_task * PANEL_WIDTH);
+        tasks.into_par_iter().for_each(|mut task| {
+            let panel = task.range * panels_of_task;
+            columns(&packed[task.block], panels, panel, &mut task.out);
+        });
         CpuTensor::from_data(TensorData::new(out, [row_count, width]))
+    }
+
+    fn select(panels: CpuTensor, depth: usize, columns: Vec<usize>) -> CpuTensor {
+        let panels = Panels {
+            numbers: panels.as_slice().expect("weights are contiguous"),
+            depth,
+        };
+        let mut out = Vec::with_capacity(columns.len() * depth);
+        for column in &columns {
+            out.extend(panels.column(*column));
+        }
+        CpuTensor::from_data(TensorData::new(out, [columns.len(), depth]))
     }
 
     fn gated(gate_up: CpuTensor) -> CpuTensor {
@@ -131,4 +180,33 @@ impl Kernels for Flex {
         };
         CpuTensor::from_data(TensorData::new(out, [tokens, width]))
     }
+}
+
+/// A part of a product: some rows, some columns.
+struct Task<'a> {
+    /// Which [`TASK_ROWS`] rows.
+    block: usize,
+    /// Which columns, counted in ranges of one task's.
+    range: usize,
+    /// Those columns of each of the rows.
+    out: Vec<&'a mut [f32]>,
+}
+
+/// Cuts `[row, width]` into tasks, those of the same columns one after another: these stay in a
+/// thread's cache.
+fn tasks(out: &mut [f32], width: usize, range_width: usize) -> Vec<Task<'_>> {
+    let range_count = width.div_ceil(range_width);
+    let mut of_ranges: Vec<Vec<Task<'_>>> = (0..range_count).map(|_| Vec::new()).collect();
+    for (block, rows) in out.chunks_mut(TASK_ROWS * width).enumerate() {
+        for (range, tasks) in of_ranges.iter_mut().enumerate() {
+            let out = Vec::with_capacity(rows.len() / width);
+            tasks.push(Task { block, range, out });
+        }
+        for row in rows.chunks_exact_mut(width) {
+            for (tasks, part) in of_ranges.iter_mut().zip(row.chunks_mut(range_width)) {
+                tasks[block].out.push(part);
+            }
+        }
+    }
+    of_ranges.into_iter().flatten().collect()
 }

@@ -1,5 +1,5 @@
-//! A decoder from a checkpoint: stored `[out, in]` matrices become the `[in, out]` ones that the
-//! decode step multiplies fast, and matrices with the same input become one.
+//! A decoder from a checkpoint: stored `[out, in]` matrices become `[in, out]` ones in the layout
+//! that their device multiplies fast, and matrices with the same input become one.
 //!
 //! Every tensor is checked before the first is allocated. Each buffer is filled once and handed
 //! to its tensor, so the peak is the tensors themselves and a few rows.
@@ -8,12 +8,14 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 use burn::module::Param;
-use burn::nn::{Linear, RmsNorm};
+use burn::nn::RmsNorm;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, DecoderLayer, HeadNorms};
+use crate::layout::Layout;
+use crate::linear::Linear;
 use crate::plan::{LayerPlan, MatrixPlan, OuterPlan, VectorPlan};
 
 /// How far loading has come.
@@ -84,15 +86,11 @@ impl Decoder {
 impl Loader<'_> {
     fn layer(&self, plan: &LayerPlan) -> Result<DecoderLayer, CheckpointError> {
         let bias = plan.qkv_bias.as_ref().map(|bias| self.vector(bias));
-        let linear = |plan| -> Result<Linear, CheckpointError> {
-            let weight = self.matrix(plan)?;
-            Ok(Linear { weight, bias: None })
-        };
         Ok(DecoderLayer {
             attention_norm: self.norm(&plan.attention_norm)?,
             qkv: Linear {
-                weight: self.matrix(&plan.qkv)?,
                 bias: bias.transpose()?,
+                ..self.matrix(&plan.qkv)?
             },
             head_norms: match &plan.head_norms {
                 None => None,
@@ -101,10 +99,10 @@ impl Loader<'_> {
                     k: self.norm(k)?,
                 }),
             },
-            output: linear(&plan.output)?,
+            output: self.matrix(&plan.output)?,
             mlp_norm: self.norm(&plan.mlp_norm)?,
-            gate_up: linear(&plan.gate_up)?,
-            down: linear(&plan.down)?,
+            gate_up: self.matrix(&plan.gate_up)?,
+            down: self.matrix(&plan.down)?,
             q_head_count: self.config.q_head_count,
             kv_head_count: self.config.kv_head_count,
             head_dim: self.config.head_dim,
@@ -112,16 +110,22 @@ impl Loader<'_> {
     }
 
     /// Stored `[out, in]` matrices side by side as one `[in, Σ out]`.
-    fn matrix(&self, plan: &MatrixPlan) -> Result<Param<Tensor<2>>, CheckpointError> {
+    fn matrix(&self, plan: &MatrixPlan) -> Result<Linear, CheckpointError> {
         let width = plan.parts.iter().map(|(_, out_dim)| out_dim).sum();
-        let mut numbers = vec![0.0; plan.in_dim * width];
+        let layout = Layout::fastest(self.device, [plan.in_dim, width]);
+        let [lines, columns] = layout.tensor_shape();
+        let mut numbers = vec![0.0; lines * columns];
         let mut column = 0;
         for (name, out_dim) in &plan.parts {
             let stored = self.checkpoint.tensor(name, &[*out_dim, plan.in_dim])?;
-            stored.transpose_into(&mut numbers, width, column);
+            stored.transpose_into(&mut numbers, &layout, column);
             column += out_dim;
         }
-        Ok(self.tensor(numbers, [plan.in_dim, width]))
+        Ok(Linear {
+            weight: self.tensor(numbers, layout.tensor_shape()),
+            bias: None,
+            layout,
+        })
     }
 
     /// Stored `[out, in]` matrices one below the other, as they are stored.

@@ -276,7 +276,7 @@ impl Model {
         let named = format!("{config:?} {seed}");
         let digest = blake3::derive_key("edgeprompt 2026-11 random weights", named.as_bytes());
         Self {
-            decoder: Decoder::init(&config, device),
+            decoder: Decoder::init(&config, device).laid_out(),
             rope: RopeTable::new(&config.rope, config.head_dim),
             digest: ModelDigest::new(digest),
             geometry: config.geometry().expect("the shape is within the limits"),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::file_bytes::FileBytes;
+use crate::layout::Layout;
 use crate::number_format::{DeclaredFormat, NumberFormat};
 
 /// What a file's header says about one tensor.
@@ -236,15 +237,13 @@ impl StoredTensor<'_> {
         }
     }
 
-    /// Writes an `[out, in]` matrix transposed into columns `column..column + out` of a row-major
-    /// `[in, width]` matrix.
+    /// Writes an `[out, in]` matrix transposed into columns `column..column + out` of a matrix that
+    /// is laid out in some way.
     ///
     /// # Panics
     /// If the matrix does not fit.
-    pub(crate) fn transpose_into(&self, target: &mut [f32], width: usize, column: usize) {
+    pub(crate) fn transpose_into(&self, target: &mut [f32], layout: &Layout, column: usize) {
         let (out_dim, in_dim) = (self.row_count(), self.row_len());
-        assert!(column + out_dim <= width, "the columns fit");
-        assert!(target.len() == in_dim * width, "the rows fit");
         let mut read = Release::of(self);
         let mut rows = vec![0.0; TILE.min(out_dim) * in_dim];
         for out_tile in (0..out_dim).step_by(TILE) {
@@ -254,10 +253,8 @@ impl StoredTensor<'_> {
             }
             for in_tile in (0..in_dim).step_by(TILE) {
                 for row in in_tile..in_dim.min(in_tile + TILE) {
-                    let line = &mut target[row * width + column + out_tile..][..tile_len];
-                    for (out, number) in line.iter_mut().enumerate() {
-                        *number = rows[out * in_dim + row];
-                    }
+                    let numbers = (0..tile_len).map(|out| rows[out * in_dim + row]);
+                    layout.put(target, (row, column + out_tile), numbers);
                 }
             }
         }
@@ -344,7 +341,11 @@ mod tests {
         let numbers: Vec<f32> = (0..70u8 * 2).map(f32::from).collect();
         let file = file(numbers.iter().copied());
         let mut target = vec![-1.0; 70 * 3];
-        stored(&file, &[2, 70], RowOrder::Published).transpose_into(&mut target, 3, 1);
+        stored(&file, &[2, 70], RowOrder::Published).transpose_into(
+            &mut target,
+            &Layout::lines([70, 3]),
+            1,
+        );
         for row in 0..70 {
             let expected = [-1.0, numbers[row], numbers[70 + row]];
             assert_eq!(target[row * 3..][..3], expected);
@@ -355,7 +356,11 @@ mod tests {
     fn a_matrix_of_more_rows_than_a_tile_is_transposed() {
         let file = file((0..100u8).map(f32::from));
         let mut target = vec![0.0; 100];
-        stored(&file, &[50, 2], RowOrder::Published).transpose_into(&mut target, 50, 0);
+        stored(&file, &[50, 2], RowOrder::Published).transpose_into(
+            &mut target,
+            &Layout::lines([2, 50]),
+            0,
+        );
         assert_eq!(target[..3], [0.0, 2.0, 4.0]);
         assert_eq!(target[50..53], [1.0, 3.0, 5.0]);
         assert_eq!(target[99], 99.0);

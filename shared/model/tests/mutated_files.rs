@@ -33,10 +33,10 @@ fn number_from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// The most memory that weights may take: `widened` times their file as f32, and names and
-/// modules from the header.
+/// The most memory that weights may take: `widened` times their file as f32, an eighth more to fill
+/// panels up, and names and modules from the header.
 const fn weights_bytes_max(widened: usize, file_bytes: usize, header_bytes: usize) -> usize {
-    widened * file_bytes + 10 * header_bytes + (64 << 10)
+    widened * file_bytes * 9 / 8 + 10 * header_bytes + (64 << 10)
 }
 
 /// The most that JSON may take: the library keeps every text and number several times while it

@@ -19,13 +19,34 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 /// The tensors of a small model are small beside names and module bookkeeping.
 const SLACK_BYTES: usize = 256 << 10;
 
+/// Columns to which the last panel of a matrix is filled up, unless that takes over an eighth more.
+const PANEL_WIDTH: usize = 64;
+
+/// Of all tensors as they are laid out on a processor.
 fn tensor_bytes(config: &ModelConfig) -> usize {
     let hidden = config.hidden_dim;
     let kv_dim = config.kv_head_count * config.head_dim;
     let q_dim = config.q_head_count * config.head_dim;
-    let layer = hidden * (2 * q_dim + 2 * kv_dim + 3 * config.mlp_dim + 2);
-    let vocabularies = if config.tied_head { 1 } else { 2 };
-    let outer = hidden * (vocabularies * config.vocab_size + 1);
+    let matrix = |depth: usize, width: usize| {
+        let filled = width.next_multiple_of(PANEL_WIDTH);
+        depth
+            * if filled - width <= width / 8 {
+                filled
+            } else {
+                width
+            }
+    };
+    let norms = 2 * hidden;
+    let layer = norms
+        + matrix(hidden, q_dim + 2 * kv_dim)
+        + matrix(q_dim, hidden)
+        + matrix(hidden, 2 * config.mlp_dim)
+        + matrix(config.mlp_dim, hidden);
+    let embedding = match config.tied_head {
+        true => 0,
+        false => hidden * config.vocab_size,
+    };
+    let outer = embedding + matrix(hidden, config.vocab_size) + hidden;
     4 * (outer + config.layer_count * layer)
 }
 
