@@ -147,6 +147,11 @@ impl DiskCache {
         }
     }
 
+    /// Whether a file of a prompt is there now: another process may have removed it.
+    pub(crate) fn has(&self, id: &PromptId) -> bool {
+        self.store.has(id)
+    }
+
     /// Makes a segment the last one to go, if it is kept: what is in memory is not read from here.
     pub(crate) fn mark_used(&self, id: &PromptId) {
         self.store.mark_used(id, SystemTime::now());

@@ -63,6 +63,7 @@ pub const fn loss_exit(reason: LossReason) -> Exit {
         LossReason::Unreachable | LossReason::LinkLost | LossReason::Stalled | LossReason::Slow => {
             Exit::PeerUnreachable
         }
+        LossReason::OtherModel => Exit::ModelMismatch,
         LossReason::Refused | LossReason::Unreadable => Exit::Usage,
         LossReason::Corrupt => Exit::VerificationFailed,
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod edge;
+mod health;
 mod http;
 mod page;
 mod sessions;

@@ -123,6 +123,11 @@ impl SegmentStore {
         }
     }
 
+    /// Whether a file of a prompt is there, whatever is in it.
+    pub fn has(&self, id: &PromptId) -> bool {
+        path_of(&self.folder, id).is_file()
+    }
+
     /// Makes the segment of a prompt the last one to go, if it is kept.
     pub fn mark_used(&self, id: &PromptId, now: SystemTime) {
         mark_used(&path_of(&self.folder, id), now);
