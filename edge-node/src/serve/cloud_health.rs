@@ -253,7 +253,7 @@ mod tests {
 
     use burn::tensor::Device;
     use cloud_node::compute::PromptComputer;
-    use cloud_node::library::PromptLibrary;
+    use cloud_node::library::ServedLibrary;
     use cloud_node::running::RunningCloud;
     use cloud_node::service::{CloudService, PublicPrompts};
     use edgeprompt_model::{Model, ModelShape};
@@ -272,7 +272,7 @@ mod tests {
         let model = Arc::new(model);
         let service = CloudService {
             computer: PromptComputer::start(model, 1 << 20),
-            library: PromptLibrary::default(),
+            library: ServedLibrary::default(),
             public_prompts: PublicPrompts::Refused,
         };
         service

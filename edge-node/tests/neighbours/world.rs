@@ -103,7 +103,7 @@ impl World {
         }
         let service = CloudService {
             computer: PromptComputer::start(Arc::clone(model), 1 << 30),
-            library,
+            library: library.into(),
             public_prompts: PublicPrompts::Refused,
         };
         let config = LinkConfig::default();

@@ -6,7 +6,7 @@ use edgeprompt_model::{Model, ModelShape};
 use serde_json::json;
 
 use crate::cluster;
-use crate::edge::{Edge, cache, demo_model};
+use crate::edge::{Edge, cache, completion, demo_model};
 use crate::support::{Cluster, edge_node, run, stderr};
 use crate::{guest, nothing};
 
@@ -81,5 +81,33 @@ fn a_file_that_was_removed_is_not_said_to_be_on_disk() {
             &told["data"][0]
         };
         assert_eq!(told["on_disk"], false, "{path}");
+    }
+}
+
+#[test]
+fn a_cloud_reads_its_prompts_again_and_edges_notice_on_the_same_link() {
+    let cluster = cluster();
+    let args = ["--cloud-prompt", "desk", "--revalidate-s", "1"];
+    let edge = Edge::start(&cluster, "serve", &args);
+    edge.wait_until_ready();
+    let admitted = || cluster.cloud_log().matches("edge admitted").count();
+    let before = admitted();
+    let changed = "You work at another desk.\n";
+    cluster.write_prompt("desk", changed.as_bytes());
+    cluster.write_prompt("new", b"A new one.\n");
+    cluster.write_prompt("cut", b"\xff");
+    cluster.hang_up();
+    edge.wait_until("changed prompt", || {
+        edge.get("/v1/cloud-prompts/desk").json()["text"] == changed
+    });
+    assert_eq!(admitted(), before);
+    let log = cluster.cloud_log();
+    assert_eq!(log.matches("stays as it was").count(), 1, "{log}");
+    assert!(log.contains("cut.txt is empty or not UTF-8"), "{log}");
+    for (name, text) in [("new", "A new one.\n"), ("cut", "Hel")] {
+        let asked = completion("x\n", &json!({ "cloud_prompt": name, "max_tokens": 1 }));
+        assert_eq!(edge.post("/v1/completions", &asked).status, 200, "{name}");
+        let told = edge.get(&format!("/v1/cloud-prompts/{name}")).json();
+        assert_eq!(told["text"], text);
     }
 }

@@ -119,6 +119,19 @@ impl Cluster {
         self.cloud = cloud;
     }
 
+    /// Writes a cloud prompt into the cloud's folder.
+    pub(crate) fn write_prompt(&self, name: &str, text: &[u8]) {
+        let file = self.dir.path().join("prompts").join(format!("{name}.txt"));
+        std::fs::write(file, text).unwrap();
+    }
+
+    /// Tells the cloud to read its prompts again.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.cloud.id().to_string();
+        let told = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(told.unwrap().success());
+    }
+
     /// Kills the cloud.
     pub(crate) fn kill_cloud(&mut self) {
         self.cloud.kill().unwrap();
