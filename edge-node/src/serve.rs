@@ -12,6 +12,7 @@ mod connections;
 mod fields;
 mod fill_log;
 pub mod filling;
+mod first_counts;
 pub mod generator;
 mod listening;
 pub mod neighbourly;

@@ -24,6 +24,7 @@ use crate::serve::args::{ServeArgs, mib};
 use crate::serve::cloud_health::CloudHealth;
 use crate::serve::connections::{CONNECTIONS_MAX, ClientPatience, Connections};
 use crate::serve::filling::Filler;
+use crate::serve::first_counts;
 use crate::serve::generator::Generator;
 use crate::serve::listening::{self, Security};
 use crate::serve::neighbourly::Neighbourly;
@@ -73,6 +74,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         metrics: exporter::install().map_err(Failure::of(Exit::Usage))?,
         server: OnceLock::new(),
     });
+    first_counts::begin();
     let security = args.security()?;
     let scheme = scheme(&security, addr);
     let (stop, stopped) = oneshot::channel::<()>();
