@@ -457,3 +457,6 @@ impl Expected {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
