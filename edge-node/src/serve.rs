@@ -17,6 +17,7 @@ pub mod generator;
 mod listening;
 pub mod neighbourly;
 pub mod neighbours;
+mod origins;
 mod page;
 mod pass_times;
 mod prompting;
@@ -36,5 +37,5 @@ pub mod tally;
 mod timelines;
 mod tokens;
 
-pub use args::ServeArgs;
+pub use args::{ServeArgs, defaults};
 pub use running::run;

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::complete;
 use crate::serve::fields::Fields;
+use crate::serve::origins::shared_with_origins;
 use crate::serve::page::page;
 use crate::serve::request::Endpoint;
 use crate::serve::segments::{OnDisk, SharedPrompt};
@@ -65,6 +66,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 "this path takes another method",
             )
         })
+        .layer(from_fn_with_state(Arc::clone(&app), shared_with_origins))
         .layer(from_fn_with_state(Arc::clone(&app), named))
         .with_state(app)
 }

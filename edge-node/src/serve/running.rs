@@ -72,6 +72,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         callers: args.callers(addr)?,
         ids: RequestIds::default(),
         metrics: exporter::install().map_err(Failure::of(Exit::Usage))?,
+        origins: args.origins(),
         server: OnceLock::new(),
     });
     first_counts::begin();
