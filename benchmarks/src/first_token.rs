@@ -165,7 +165,7 @@ async fn start_cloud(
     PromptLimit::of_model(model).check(token_count)?;
     let service = CloudService {
         computer: PromptComputer::start(Arc::clone(model), STORE_BYTES_MAX),
-        library,
+        library: library.into(),
         public_prompts: PublicPrompts::Refused,
     };
     let identity = CloudIdentity::in_memory()?;

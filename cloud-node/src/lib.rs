@@ -9,6 +9,7 @@ pub mod job_queue;
 pub mod library;
 pub mod metrics_listener;
 pub mod prompt_limit;
+pub mod reload;
 mod resolve;
 pub mod running;
 pub mod serve;

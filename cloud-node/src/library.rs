@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use edgeprompt_kv::{PromptId, TokenId};
 use edgeprompt_model::{Model, ModelError, TokenizerError};
@@ -80,29 +80,113 @@ pub struct PromptLibrary {
     prompts: BTreeMap<PromptName, LibraryPrompt>,
 }
 
+/// What reading a folder came to.
+#[derive(Debug)]
+pub struct Read {
+    /// The prompts that there are then.
+    pub library: PromptLibrary,
+    /// What is wrong with the others.
+    pub problems: Vec<LibraryError>,
+}
+
+/// The library that a cloud serves now. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct ServedLibrary(Arc<RwLock<Arc<PromptLibrary>>>);
+
+impl From<PromptLibrary> for ServedLibrary {
+    fn from(library: PromptLibrary) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(library))))
+    }
+}
+
+impl ServedLibrary {
+    /// The library at this moment: who asks once sees one library.
+    pub fn now(&self) -> Arc<PromptLibrary> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Serves another library from now on; what is being sent of the earlier one goes on.
+    pub fn replace(&self, library: PromptLibrary) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(library);
+    }
+}
+
+impl LibraryPrompt {
+    fn of(text: &str, model: &Model) -> Result<Self, LibraryError> {
+        let tokens = model.tokenizer()?.encode(text)?;
+        Ok(Self {
+            id: PromptId::of(&model.digest, &tokens),
+            text: text.into(),
+            tokens: tokens.into(),
+        })
+    }
+}
+
 impl PromptLibrary {
     /// Reads and tokenises every visible file of a folder; each must be within `limit`.
     ///
     /// # Errors
     /// [`LibraryError`] names the file.
     pub fn open(folder: &Path, model: &Model, limit: &PromptLimit) -> Result<Self, LibraryError> {
-        let io = |source| LibraryError::Io {
-            path: folder.to_owned(),
-            source,
-        };
-        let mut library = Self::default();
-        for entry in fs::read_dir(folder).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with('.') || !path.is_file() {
-                continue;
-            }
-            let token_count = library.add(name_of(&path)?, &read_text(&path)?, model)?;
-            limit
-                .check(token_count)
-                .map_err(|source| LibraryError::TooLong { path, source })?;
+        let Read { library, problems } = Self::default().read_again(folder, model, limit);
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(library),
         }
-        Ok(library)
+    }
+
+    /// The folder as it is now. A prompt whose file is refused stays as it was here, as all of them do
+    /// if the folder cannot be listed; what has no file any more is gone.
+    pub fn read_again(&self, folder: &Path, model: &Model, limit: &PromptLimit) -> Read {
+        let mut read = Read {
+            library: Self::default(),
+            problems: Vec::new(),
+        };
+        let files = match files_of(folder, &mut read.problems) {
+            Ok(files) => files,
+            Err(problem) => {
+                read.library = self.clone();
+                read.problems.push(problem);
+                return read;
+            }
+        };
+        for (name, paths) in files {
+            let one = match &paths[..] {
+                [path] => self.read_one((&name, path), model, limit),
+                _ => Err(LibraryError::Duplicate(name.clone())),
+            };
+            let prompt = match one {
+                Ok(prompt) => Some(prompt),
+                Err(problem) => {
+                    read.problems.push(problem);
+                    self.get(&name).cloned()
+                }
+            };
+            let Some(prompt) = prompt else { continue };
+            if read.library.len() == PROMPT_ENTRIES_MAX {
+                read.problems.push(LibraryError::TooMany);
+                break;
+            }
+            read.library.prompts.insert(name, prompt);
+        }
+        read
+    }
+
+    fn read_one(
+        &self,
+        (name, path): (&PromptName, &Path),
+        model: &Model,
+        limit: &PromptLimit,
+    ) -> Result<LibraryPrompt, LibraryError> {
+        let text = read_text(path)?;
+        if let Some(same) = self.get(name).filter(|prompt| *prompt.text == *text) {
+            return Ok(same.clone());
+        }
+        let prompt = LibraryPrompt::of(&text, model)?;
+        let fits = limit.check(prompt.tokens.len());
+        let path = path.to_owned();
+        fits.map_err(|source| LibraryError::TooLong { path, source })?;
+        Ok(prompt)
     }
 
     /// Adds one prompt and says how many tokens it has.
@@ -121,14 +205,8 @@ impl PromptLibrary {
         if self.prompts.len() == PROMPT_ENTRIES_MAX {
             return Err(LibraryError::TooMany);
         }
-        let tokens = model.tokenizer()?.encode(text)?;
-        let token_count = tokens.len();
-        let id = PromptId::of(&model.digest, &tokens);
-        let prompt = LibraryPrompt {
-            id,
-            text: text.into(),
-            tokens: tokens.into(),
-        };
+        let prompt = LibraryPrompt::of(text, model)?;
+        let token_count = prompt.tokens.len();
         self.prompts.insert(name, prompt);
         Ok(token_count)
     }
@@ -157,6 +235,30 @@ impl PromptLibrary {
     pub fn is_empty(&self) -> bool {
         self.prompts.is_empty()
     }
+}
+
+/// The visible files of a folder by the names of their prompts; files whose name is none are problems.
+fn files_of(
+    folder: &Path,
+    problems: &mut Vec<LibraryError>,
+) -> Result<BTreeMap<PromptName, Vec<PathBuf>>, LibraryError> {
+    let io = |source| LibraryError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files: BTreeMap<PromptName, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') || !path.is_file() {
+            continue;
+        }
+        match name_of(&path) {
+            Ok(name) => files.entry(name).or_default().push(path),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Ok(files)
 }
 
 fn name_of(path: &Path) -> Result<PromptName, LibraryError> {

@@ -17,6 +17,7 @@ use edgeprompt_transport::{CloudIdentity, INVITATION_LIFETIME};
 const PROGRAM: Program = Program {
     variables: "CLOUD",
     configured: "serve",
+    defaults: serve::defaults,
 };
 
 /// Computes the keys and values of public prompts and pipelines them to edge nodes

@@ -107,7 +107,7 @@ impl Resolver {
     }
 
     async fn find(&self, prompt: &PromptRef, asker: &Asker) -> Result<Found, Refusal> {
-        let library = &self.cloud.library;
+        let library = self.cloud.library.now();
         match prompt {
             PromptRef::Named(name) => {
                 let unknown = || Refusal::UnknownPrompt { name: name.clone() };

@@ -14,7 +14,8 @@ use edgeprompt_transport::{CloudIdentity, LinkConfig};
 use crate::compute::PromptComputer;
 use crate::library::PromptLibrary;
 use crate::metrics_listener::MetricsListener;
-use crate::service::{CloudService, PublicPrompts};
+use crate::reload::Reloader;
+use crate::service::{self, CloudService, PublicPrompts};
 
 /// Between two foldings of histogram samples: they pile up meanwhile, a few bytes each.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub struct ServeArgs {
     model: ModelArgs,
     #[command(flatten)]
     identity: IdentityArgs,
-    /// Folder of cloud prompts: every file is one, named by its stem
+    /// Folder of cloud prompts: every file is one, named by its stem; SIGHUP reads it again
     #[arg(long, value_name = "DIR", env = "CLOUD_PROMPTS")]
     prompts: Option<PathBuf>,
     /// Address to listen on, UDP; port 0 takes a free one
@@ -76,6 +77,13 @@ impl IdentityArgs {
     }
 }
 
+/// What flags of `serve` come to here that have no default of their own.
+pub fn defaults() -> Vec<(&'static str, String)> {
+    let identity = identity_dir(None, "cloud").ok();
+    let shown = identity.map(|dir| ("identity", dir.display().to_string()));
+    shown.into_iter().collect()
+}
+
 /// Serves until the process is told to stop.
 ///
 /// # Errors
@@ -86,13 +94,22 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .map_err(Failure::of(Exit::Usage))?;
     // Installed before anything is counted: what comes earlier is lost.
     let metrics = exporter::install().map_err(Failure::of(Exit::Usage))?;
+    service::begin_counters();
     let service = service(args)?;
+    let reloader = args.prompts.clone().map(|folder| Reloader {
+        folder,
+        computer: Arc::clone(&service.computer),
+        library: service.library.clone(),
+    });
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::of(Exit::Usage))?;
     runtime.block_on(async {
         let cloud = service
             .start(args.listen, &identity, LinkConfig::default())
             .map_err(Failure::of(Exit::Usage))?;
         serve_metrics(args.metrics_listen, &metrics).await?;
+        if let Some(reloader) = reloader {
+            reload_when_told(reloader).map_err(Failure::of(Exit::Usage))?;
+        }
         // The last line before serving: scripts wait for it.
         say(format_args!("listening on {}\n", cloud.addr()))?;
         interrupted().await;
@@ -121,7 +138,7 @@ fn service(args: &ServeArgs) -> Result<CloudService, Failure> {
     ))?;
     Ok(CloudService {
         computer,
-        library,
+        library: library.into(),
         public_prompts: match args.no_public_prompts {
             true => PublicPrompts::Refused,
             false => PublicPrompts::Accepted,
@@ -149,6 +166,27 @@ async fn serve_metrics(addr: Option<SocketAddr>, metrics: &MetricsHandle) -> Res
         listener.local_addr()
     ))?;
     tokio::spawn(listener.run());
+    Ok(())
+}
+
+/// Reads the prompts again on every `SIGHUP`, until the program ends. Without a folder that signal ends
+/// the program, as it does usually.
+fn reload_when_told(reloader: Reloader) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut told = signal(SignalKind::hangup())?;
+        let reloader = Arc::new(reloader);
+        tokio::spawn(async move {
+            while told.recv().await.is_some() {
+                let reloader = Arc::clone(&reloader);
+                // A thread that panicked has said so, and the next one may fare better.
+                let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    drop(reloader);
     Ok(())
 }
 

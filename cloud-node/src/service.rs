@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::compute::PromptComputer;
-use crate::library::PromptLibrary;
+use crate::library::ServedLibrary;
 use crate::resolve::{Asker, Resolver};
 use crate::served_prompt::{ComputationLost, ServedPrompt};
 
@@ -33,7 +33,7 @@ pub struct CloudService {
     /// Computes and stores.
     pub computer: Arc<PromptComputer>,
     /// The prompts served by name.
-    pub library: PromptLibrary,
+    pub library: ServedLibrary,
     /// Whether others are computed too.
     pub public_prompts: PublicPrompts,
 }
@@ -92,6 +92,7 @@ impl CloudService {
     fn entries(&self) -> Vec<PromptEntry> {
         let count = |tokens: &[TokenId]| u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         self.library
+            .now()
             .iter()
             .map(|(name, prompt)| PromptEntry {
                 name: name.clone(),
@@ -192,6 +193,33 @@ async fn send_layers(sender: LayerSender, mut prompt: ServedPrompt) -> Result<()
     Ok(())
 }
 
+/// Begins the counters of a cloud: one that appears first with a one has no rate.
+pub(crate) fn begin_counters() {
+    for name in [
+        names::CLOUD_PROMPTS_COMPUTED_TOTAL,
+        names::CLOUD_LAYERS_SENT_TOTAL,
+        names::CLOUD_KV_BYTES_TRANSFERRED_TOTAL,
+    ] {
+        metrics::counter!(name).increment(0);
+    }
+    for reason in REASONS {
+        metrics::counter!(names::CLOUD_REFUSALS_TOTAL, names::REASON => reason).increment(0);
+    }
+}
+
+/// What [`reason`] may say.
+pub(crate) const REASONS: [&str; 9] = [
+    "unknown_prompt",
+    "model_mismatch",
+    "prompt_too_long",
+    "prompt_empty",
+    "public_prompt",
+    "dtype",
+    "layers",
+    "busy",
+    "internal",
+];
+
 /// A refusal as a label: few values, nothing from the request.
 const fn reason(refusal: &Refusal) -> &'static str {
     match refusal {
@@ -204,5 +232,44 @@ const fn reason(refusal: &Refusal) -> &'static str {
         Refusal::LayersOutOfRange { .. } => "layers",
         Refusal::Busy { .. } => "busy",
         Refusal::Internal => "internal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use edgeprompt_kv::{KvDtype, ModelDigest};
+    use edgeprompt_protocol::PublicPromptProblem;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_from_the_start() {
+        let one = 1;
+        let refusals = [
+            Refusal::UnknownPrompt {
+                name: "desk".parse().unwrap(),
+            },
+            Refusal::UnknownPromptId,
+            Refusal::ModelMismatch {
+                cloud: ModelDigest::new([0; 32]),
+            },
+            Refusal::PromptTooLong {
+                token_count: one,
+                token_count_max: one,
+            },
+            Refusal::PromptEmpty,
+            Refusal::PublicPromptRefused(PublicPromptProblem::NotOffered),
+            Refusal::UnsupportedDtype {
+                dtype: KvDtype::F32,
+            },
+            Refusal::LayersOutOfRange { layer_count: one },
+            Refusal::Busy {
+                waiting_count_max: one,
+            },
+            Refusal::Internal,
+        ];
+        let mut said: Vec<_> = refusals.iter().map(reason).collect();
+        said.dedup();
+        assert_eq!(said, REASONS);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
-use cloud_node::library::PromptLibrary;
+use cloud_node::library::ServedLibrary;
 use cloud_node::metrics_listener::{MetricsListener, REQUEST_BYTES_MAX};
 use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_kv::{KvDtype, ModelDigest, TokenId};
@@ -59,7 +59,7 @@ async fn use_a_cloud(model: Arc<Model>) -> (usize, usize) {
     let computer = PromptComputer::start(Arc::clone(&model), 1 << 24);
     let service = Arc::new(CloudService {
         computer,
-        library: PromptLibrary::default(),
+        library: ServedLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
     });
     let identity = CloudIdentity::in_memory().unwrap();

@@ -64,7 +64,8 @@ fn a_missing_model_has_exit_code_4_and_names_the_file() {
     ];
     let output = cloud_node(&serve, &dir.path().join("cloud"));
     assert_eq!(output.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--model /nonexistent: "), "{said}");
 }
 
 #[test]
@@ -147,4 +148,12 @@ fn a_cloud_serves_its_metrics_where_it_is_told_to() {
     cloud.kill().unwrap();
     cloud.wait().unwrap();
     assert!(text.contains("\ncloud_edges_connected 0\n"), "{text}");
+    let busy = "cloud_refusals_total{reason=\"busy\"} 0";
+    for line in [
+        busy,
+        "cloud_prompts_computed_total 0",
+        "cloud_layers_sent_total 0",
+    ] {
+        assert!(text.contains(&format!("\n{line}\n")), "{line} in {text}");
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
-use cloud_node::library::PromptLibrary;
+use cloud_node::library::ServedLibrary;
 use cloud_node::running::RunningCloud;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_engine::{SegmentPrefill, layer_from_view};
@@ -35,10 +35,9 @@ fn start(public_prompts: PublicPrompts) -> Cloud {
     let identity = CloudIdentity::in_memory().unwrap();
     let loopback = (Ipv4Addr::LOCALHOST, 0).into();
     let computer = PromptComputer::start(model(), 1 << 20);
-    let library = PromptLibrary::default();
     let service = CloudService {
         computer: Arc::clone(&computer),
-        library,
+        library: ServedLibrary::default(),
         public_prompts,
     };
     let serving = service.start(loopback, &identity, LinkConfig::default());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use edgeprompt_kv::{KvDtype, LayerIndex, LayerRange};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::{Fetch, FetchId, KvSource, Manifest, PromptRef, PublicPrompt};
+use edgeprompt_protocol::{Fetch, FetchId, KvSource, Manifest, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_segment_store::SegmentReader;
 use edgeprompt_transport::{ConnectError, FetchError, LayerStream, ReceivedLayer};
 
@@ -23,8 +23,10 @@ use crate::uplink::Uplink;
 pub enum LossReason {
     /// No link to the cloud.
     Unreachable,
-    /// The cloud does not serve the prompt, or answers for another model or version.
+    /// The cloud does not serve the prompt, or speaks another version.
     Refused,
+    /// The cloud runs another model.
+    OtherModel,
     /// The link went away and could not be resumed.
     LinkLost,
     /// What came is not what was promised.
@@ -38,11 +40,24 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// Every reason there is.
+    pub const ALL: [Self; 8] = [
+        Self::Unreachable,
+        Self::Refused,
+        Self::OtherModel,
+        Self::LinkLost,
+        Self::Corrupt,
+        Self::Stalled,
+        Self::Slow,
+        Self::Unreadable,
+    ];
+
     /// As a metric's label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",
+            Self::OtherModel => "other_model",
             Self::LinkLost => "link_lost",
             Self::Corrupt => "corrupt",
             Self::Stalled => "stalled",
@@ -98,8 +113,13 @@ impl CloudPromptError {
     /// The same as a loss of all layers.
     pub fn loss(&self) -> Loss {
         let reason = match self {
-            Self::Fetch(FetchError::Refused(_) | FetchError::DigestMismatch { .. })
-            | Self::Connect(ConnectError::Version) => LossReason::Refused,
+            Self::Fetch(
+                FetchError::Refused(Refusal::ModelMismatch { .. })
+                | FetchError::DigestMismatch { .. },
+            ) => LossReason::OtherModel,
+            Self::Fetch(FetchError::Refused(_)) | Self::Connect(ConnectError::Version) => {
+                LossReason::Refused
+            }
             Self::Fetch(FetchError::Lost(_)) => LossReason::LinkLost,
             Self::Fetch(FetchError::TimedOut | FetchError::NoAnswer) => LossReason::Stalled,
             Self::Fetch(_) | Self::Manifest(_) => LossReason::Corrupt,
@@ -134,6 +154,15 @@ pub(crate) struct Offer {
     beginning: Beginning,
     /// Who is asked for what does not come, in this order.
     others: Vec<Uplink>,
+}
+
+/// Why a segment on disk is not offered.
+#[derive(Debug)]
+pub(crate) enum DiskMiss {
+    /// It is of another model or number format: several edges may share a folder.
+    OfOthers,
+    /// It says that it is of this model and cannot be.
+    Damaged(&'static str),
 }
 
 /// What gives the layers first.
@@ -256,14 +285,17 @@ impl Offer {
     /// by the prompt's id.
     ///
     /// # Errors
-    /// Why the segment cannot be of this model.
+    /// [`DiskMiss`].
     pub(crate) async fn of_disk(
         (disk, reader): (Arc<DiskCache>, SegmentReader<File>),
         model: &Arc<Model>,
         others: Vec<Uplink>,
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Self, DiskMiss> {
         let asked_at = Instant::now();
         let info = reader.info();
+        if (info.model, info.dtype) != (model.digest, KvDtype::F32) {
+            return Err(DiskMiss::OfOthers);
+        }
         let manifest = Manifest {
             fetch: FetchId(0),
             prompt: info.id(),
@@ -275,9 +307,6 @@ impl Offer {
             text: info.text.as_deref().map(str::to_owned),
             source: KvSource::Stored,
         };
-        if (info.model, info.dtype) != (model.digest, KvDtype::F32) {
-            return Err("it is of another model or number format");
-        }
         let prompt = PromptRef::Id(manifest.prompt);
         let fetch = Fetch {
             fetch: manifest.fetch,
@@ -293,7 +322,10 @@ impl Offer {
         };
         Ok(Self {
             asked_at,
-            manifest: expected.checked(manifest).await?,
+            manifest: expected
+                .checked(manifest)
+                .await
+                .map_err(DiskMiss::Damaged)?,
             origin: KvOrigin::Disk,
             fetch,
             beginning: Beginning::Disk { disk, reader },
@@ -425,3 +457,6 @@ impl Expected {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,7 @@ impl Demo {
         library.add(CLOUD_PROMPT_NAME.parse()?, CLOUD_TEXT, &model)?;
         let service = CloudService {
             computer: PromptComputer::start(Arc::clone(&model), STORE_BYTES_MAX),
-            library,
+            library: library.into(),
             public_prompts: PublicPrompts::Accepted,
         };
         let cloud = CloudIdentity::in_memory()?;

@@ -48,7 +48,7 @@ impl CacheFolderArgs {
     /// The folder, unless this machine has none.
     pub(crate) fn folder(&self) -> Option<SegmentFolder> {
         let given = self.cache_dir.clone();
-        let root = given.or_else(|| xdg_dir("XDG_CACHE_HOME", ".cache"))?;
+        let root = given.or_else(default_dir)?;
         Some(SegmentFolder::new(root.join("segments")))
     }
 
@@ -74,9 +74,14 @@ impl CacheArgs {
     }
 }
 
+/// The folder for what is kept unless told otherwise: the XDG cache folder.
+pub(crate) fn default_dir() -> Option<PathBuf> {
+    xdg_dir("XDG_CACHE_HOME", ".cache")
+}
+
 /// Why a segment was not read or written: the label of a metric.
 #[derive(Clone, Copy, Debug)]
-enum Failed {
+pub(crate) enum Failed {
     Damaged,
     Unreadable,
     Unwritable,
@@ -84,7 +89,15 @@ enum Failed {
 }
 
 impl Failed {
-    const fn label(self) -> &'static str {
+    /// Every reason there is.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Damaged,
+        Self::Unreadable,
+        Self::Unwritable,
+        Self::NoRoom,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Damaged => "damaged",
             Self::Unreadable => "unreadable",
@@ -145,6 +158,11 @@ impl DiskCache {
             ReadError::Damaged(problem) => self.put_aside(id, problem),
             ReadError::Io(_) => self.warn_once(Failed::Unreadable, error),
         }
+    }
+
+    /// Whether a file of a prompt is there now: another process may have removed it.
+    pub(crate) fn has(&self, id: &PromptId) -> bool {
+        self.store.has(id)
     }
 
     /// Makes a segment the last one to go, if it is kept: what is in memory is not read from here.

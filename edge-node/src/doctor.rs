@@ -17,6 +17,7 @@ use edgeprompt_launch::{
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef};
 use edgeprompt_segment_store::SegmentFolder;
+use edgeprompt_segment_store::files::create_dir;
 use edgeprompt_transport::{CloudLink, ConnectError, EdgeIdentity};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -25,7 +26,7 @@ use crate::cloud_prompt::{Arrival, CloudPrompt, CloudPromptError, Loss, LossReas
 use crate::disk_cache::CacheArgs;
 use crate::link::{self, CloudArgs};
 use crate::prefill_speed::PrefillSpeed;
-use crate::remembered::{MemoryArgs, create_dir};
+use crate::remembered::MemoryArgs;
 use crate::serve::neighbours::NeighbourArgs;
 use crate::uplink::Uplink;
 
@@ -267,7 +268,8 @@ fn look_at_identity(dir: &Path, found: &mut Vec<Finding>) -> Option<EdgeIdentity
         Ok(identity) => identity,
         Err(error) => {
             let message = Failure::of(Exit::Usage)(error).message();
-            let advice = "run `edge-node join TOKEN` with a token from `cloud-node invite`";
+            let none = "run `edge-node join TOKEN` with a token from `cloud-node invite`";
+            let advice = link::join_advice(dir, none);
             found.push(Finding::fail(Check::Identity, message, advice));
             return None;
         }

@@ -2,7 +2,7 @@
 //! turns to the next source. It runs on the async runtime and is never kept waiting by a full channel.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
+use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -79,7 +79,11 @@ impl Forwarding {
     }
 
     /// Takes what the disk cache has.
-    pub(crate) async fn run_from_disk(mut self, disk: Arc<DiskCache>, reader: SegmentReader<File>) {
+    pub(crate) async fn run_from_disk<R: Read + Seek + Send + 'static>(
+        mut self,
+        disk: Arc<DiskCache>,
+        reader: SegmentReader<R>,
+    ) {
         let (id, sender) = (self.manifest.prompt, self.sender.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let read = read_all(reader, &sender);
@@ -267,8 +271,8 @@ const fn reason_of(error: &ReadError) -> LossReason {
 }
 
 /// Hands on what the disk has; where it fails, at which layer and why.
-fn read_all(
-    mut reader: SegmentReader<File>,
+fn read_all<R: Read + Seek>(
+    mut reader: SegmentReader<R>,
     sender: &SyncSender<Arrival>,
 ) -> Result<(), (LayerIndex, ReadError)> {
     let began = Instant::now();
@@ -295,3 +299,6 @@ fn read_all(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

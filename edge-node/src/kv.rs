@@ -3,32 +3,36 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind};
+use std::io::{BufWriter, ErrorKind, IntoInnerError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use edgeprompt_kv::{LayerIndex, PromptId};
-use edgeprompt_launch::{ConfigFileArgs, Exit, Failure, identity_dir, say};
+use edgeprompt_launch::{ConfigFileArgs, Exit, Failure, say};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_segment_store::{
-    EncodeError, KeptSegment, ReadError, SegmentFolder, SegmentReader, SegmentWriter,
+    EncodeError, KeptSegment, NewFile, ReadError, SegmentFolder, SegmentInfo, SegmentReader,
+    SegmentWriter,
 };
-use edgeprompt_transport::EdgeIdentity;
 use serde_json::{Value, json};
 
 use crate::disk_cache::CacheFolderArgs;
+use crate::kv::meant::{NotMeant, meant};
 use crate::link;
 use crate::remembered::MemoryArgs;
+
+mod meant;
 
 /// What to do with the disk cache.
 #[derive(Subcommand)]
 pub enum KvCommand {
     /// List what is there, the prompt used last first
-    Ls(ReportArgs),
-    /// Read everything and check it; exits with 5 and names the file if something is damaged
-    Verify(ReportArgs),
+    Ls(LsArgs),
+    /// Read everything, or one prompt, and check it; exits with 5 and names the file if something is
+    /// damaged
+    Verify(VerifyArgs),
     /// Write one prompt's keys and values into a file of its own
     Export(ExportArgs),
     /// Take in a file that `export` wrote, once it is verified
@@ -49,9 +53,9 @@ pub struct PlaceArgs {
     memory: MemoryArgs,
 }
 
-/// Arguments of `ls` and `verify`.
+/// Arguments of `ls`.
 #[derive(Args)]
-pub struct ReportArgs {
+pub struct LsArgs {
     #[command(flatten)]
     place: PlaceArgs,
     /// Print JSON
@@ -59,17 +63,33 @@ pub struct ReportArgs {
     json: bool,
 }
 
+/// Arguments of `verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// One prompt's id or the beginning of it, or a name under which it was fetched [default: all]
+    #[arg(value_name = "ID|NAME")]
+    prompt: Option<String>,
+}
+
 /// Arguments of `export`.
 #[derive(Args)]
 pub struct ExportArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// The prompt's id, or a name under which it was fetched
+    /// The prompt's id or the beginning of it, or a name under which it was fetched
     #[arg(value_name = "ID|NAME")]
     prompt: String,
-    /// The file to write; it must not exist yet
+    /// The file to write
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Write over a file that is there already
+    #[arg(long)]
+    replace: bool,
 }
 
 /// Arguments of `import`.
@@ -94,7 +114,7 @@ pub struct ImportArgs {
 pub struct RmArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// The prompt's id, or a name under which it was fetched
+    /// The prompt's id or the beginning of it, or a name under which it was fetched
     #[arg(value_name = "ID|NAME")]
     prompt: String,
 }
@@ -113,7 +133,7 @@ pub fn run(command: &KvCommand) -> Result<(), Failure> {
     }
 }
 
-fn ls(args: &ReportArgs) -> Result<(), Failure> {
+fn ls(args: &LsArgs) -> Result<(), Failure> {
     let kept = args.place.list()?;
     let names = args.place.memory.names();
     let rows: Vec<_> = kept.iter().map(|kept| Row::of(kept, &names)).collect();
@@ -122,14 +142,15 @@ fn ls(args: &ReportArgs) -> Result<(), Failure> {
         return say(format_args!("{}\n", Value::from(rows)));
     }
     let mut page = format!(
-        "{:<24} {:>8} {:>9} {:>9}  PROMPT ID\n",
-        "NAMES", "TOKENS", "MIB", "USED"
+        "{:<24} {:<8} {:>8} {:>9} {:>9}  PROMPT ID\n",
+        "NAMES", "MODEL", "TOKENS", "MIB", "USED"
     );
     for row in rows {
         let names = row.names.join(",");
-        let tokens = row
-            .token_count
-            .map_or_else(|| "damaged".to_owned(), |count| count.to_string());
+        let (model, tokens) = match &row.info {
+            Some(info) => (info.model.short(), info.tokens.len().to_string()),
+            None => ("-".to_owned(), "damaged".to_owned()),
+        };
         let (mib, used) = (
             mib(row.kept.bytes),
             ago(row.kept.used_at, SystemTime::now()),
@@ -137,17 +158,21 @@ fn ls(args: &ReportArgs) -> Result<(), Failure> {
         // Writing into a string does not fail.
         let _ = writeln!(
             page,
-            "{names:<24} {tokens:>8} {mib:>9} {used:>9}  {}",
+            "{names:<24} {model:<8} {tokens:>8} {mib:>9} {used:>9}  {}",
             row.kept.id
         );
     }
     say(page)
 }
 
-fn verify(args: &ReportArgs) -> Result<(), Failure> {
+fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let mut verified = Verified::default();
     let mut report = Vec::new();
-    for kept in args.place.list()? {
+    let kept = match &args.prompt {
+        Some(prompt) => args.place.find(prompt)?,
+        None => args.place.list()?,
+    };
+    for kept in kept {
         let read = kept.open().and_then(|mut reader| reader.verify());
         let path = kept.path.display().to_string();
         let Some(problem) = verified.note(&path, read) else {
@@ -211,22 +236,31 @@ impl Verified {
 fn export(args: &ExportArgs) -> Result<(), Failure> {
     let kept = args.place.find(&args.prompt)?;
     let [first, ..] = &kept[..] else {
-        return Err(unknown(&args.prompt));
+        return Err(gone(&args.prompt));
     };
     let at = |path: &Path| path.display().to_string();
     let reader = first.open();
     let reader = reader
         .with_context(|| at(&first.path))
         .map_err(not_verified)?;
-    let out = File::create_new(&args.file)
+    if !args.replace && args.file.exists() {
+        return Err(Failure {
+            exit: Exit::Usage,
+            error: anyhow!(
+                "{} is there already: give --replace to write over it, or the name of another file",
+                at(&args.file)
+            ),
+        });
+    }
+    // It is there whole or not at all, and what was there before stays until then.
+    let new = NewFile::create(&args.file);
+    let (new, out) = new
         .with_context(|| format!("{} is not written", at(&args.file)))
         .map_err(Failure::of(Exit::Usage))?;
-    let copied = copy(reader, BufWriter::new(out)).and_then(|out| Ok(out.get_ref().sync_all()?));
+    let copied = copy(reader, BufWriter::new(out))
+        .and_then(|out| Ok(out.into_inner().map_err(IntoInnerError::into_error)?))
+        .and_then(|out| Ok(new.finish(&out)?));
     copied
-        .inspect_err(|_| {
-            // What is there is of no use to anybody.
-            let _ = fs::remove_file(&args.file);
-        })
         .with_context(|| format!("{} was not exported", at(&first.path)))
         .map_err(not_verified)?;
     say(format_args!(
@@ -250,9 +284,7 @@ fn copy<W: std::io::Write>(mut reader: SegmentReader<File>, out: W) -> anyhow::R
 }
 
 fn import(args: &ImportArgs) -> Result<(), Failure> {
-    let identity = EdgeIdentity::load(&identity_dir(args.identity.as_ref(), "edge")?)
-        .context(link::JOIN_FIRST)
-        .map_err(Failure::of(Exit::Usage))?;
+    let identity = link::load_identity(args.identity.as_ref(), link::JOIN_FIRST)?;
     let folder = args.cache.folder().ok_or_else(no_folder)?;
     let store = folder.domain(&identity.trust_domain(), args.cache.bytes_max());
     let named = || args.file.display().to_string();
@@ -282,7 +314,7 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
 fn rm(args: &RmArgs) -> Result<(), Failure> {
     let kept = args.place.find(&args.prompt)?;
     let [first, ..] = &kept[..] else {
-        return Err(unknown(&args.prompt));
+        return Err(gone(&args.prompt));
     };
     for kept in &kept {
         match fs::remove_file(&kept.path) {
@@ -305,34 +337,13 @@ impl PlaceArgs {
             .map_err(Failure::of(Exit::Usage))
     }
 
-    /// The files of a prompt, one for each trust domain that it was got in.
+    /// The files of the one prompt that is meant, one for each trust domain that it was got in.
     fn find(&self, prompt: &str) -> Result<Vec<KeptSegment>, Failure> {
         let mut kept = self.list()?;
-        let ids = match prompt.parse() {
-            Ok(id) => vec![id],
-            Err(_) => self.named(prompt),
-        };
-        kept.retain(|kept| ids.contains(&kept.id));
-        if kept.iter().any(|other| other.id != kept[0].id) {
-            return Err(Failure {
-                exit: Exit::Usage,
-                error: anyhow!(
-                    "{prompt} is the name of several prompts: `edge-node kv ls` has their ids, give one"
-                ),
-            });
-        }
+        let ids: Vec<_> = kept.iter().map(|kept| kept.id).collect();
+        let id = meant(prompt, &ids, &self.memory.names()).map_err(Failure::of(Exit::Usage))?;
+        kept.retain(|kept| kept.id == id);
         Ok(kept)
-    }
-
-    fn named(&self, name: &str) -> Vec<PromptId> {
-        let Ok(name) = name.parse::<PromptName>() else {
-            return Vec::new();
-        };
-        let named = self.memory.names().into_iter();
-        named
-            .filter(|(other, _)| *other == name)
-            .map(|(_, id)| id)
-            .collect()
     }
 }
 
@@ -341,7 +352,7 @@ struct Row<'a> {
     kept: &'a KeptSegment,
     names: Vec<String>,
     /// `None` if the head does not verify.
-    token_count: Option<usize>,
+    info: Option<SegmentInfo>,
 }
 
 impl<'a> Row<'a> {
@@ -354,7 +365,7 @@ impl<'a> Row<'a> {
         Self {
             kept,
             names,
-            token_count: opened.map(|reader| reader.info().tokens.len()),
+            info: opened.map(|reader| reader.info().clone()),
         }
     }
 
@@ -363,7 +374,8 @@ impl<'a> Row<'a> {
         json!({
             "prompt_id": self.kept.id.to_string(),
             "names": self.names,
-            "token_count": self.token_count,
+            "model": self.info.as_ref().map(|info| info.model.to_string()),
+            "token_count": self.info.as_ref().map(|info| info.tokens.len()),
             "bytes": self.kept.bytes,
             "used_at": used_at.map_or(0, |since| since.as_secs()),
             "trust_domain": self.kept.domain,
@@ -385,11 +397,9 @@ fn not_verified(error: anyhow::Error) -> Failure {
     Failure { exit, error }
 }
 
-fn unknown(prompt: &str) -> Failure {
-    Failure {
-        exit: Exit::Usage,
-        error: anyhow!("{prompt} is not in the disk cache: `edge-node kv ls` lists what is"),
-    }
+/// Another process has made room meanwhile.
+fn gone(prompt: &str) -> Failure {
+    Failure::of(Exit::Usage)(NotMeant::Unknown(prompt.to_owned()))
 }
 
 fn no_folder() -> Failure {

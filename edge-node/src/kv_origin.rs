@@ -16,7 +16,8 @@ pub enum KvOrigin {
 }
 
 impl KvOrigin {
-    const ALL: [Self; 5] = [
+    /// Every place there is.
+    pub const ALL: [Self; 5] = [
         Self::Memory,
         Self::Disk,
         Self::Peer,

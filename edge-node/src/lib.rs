@@ -14,6 +14,7 @@ pub mod kv;
 pub mod kv_origin;
 pub mod layer_bar;
 pub mod link;
+mod model_question;
 pub mod patience;
 pub mod planner;
 pub mod prefill_speed;

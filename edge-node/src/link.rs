@@ -1,6 +1,6 @@
 //! From an address and an identity to a cloud, and the exit code of what goes wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -13,6 +13,14 @@ use crate::uplink::Uplink;
 
 /// What to do where a cloud cannot be asked without an identity.
 pub const JOIN_FIRST: &str = "run `edge-node join TOKEN` first";
+
+/// What to do about an identity in `dir` that cannot be used: one that is there is in the way of another.
+pub fn join_advice(dir: &Path, where_none_is: &'static str) -> &'static str {
+    match EdgeIdentity::file(dir).exists() {
+        true => "`edge-node join TOKEN --replace` puts this identity aside and saves another",
+        false => where_none_is,
+    }
+}
 
 /// The cloud that an edge asks, and who the edge is there.
 #[derive(Args)]
@@ -37,10 +45,19 @@ impl CloudArgs {
     /// # Errors
     /// [`Failure`] with `advice` if there is none.
     pub fn load_identity(&self, advice: &'static str) -> Result<EdgeIdentity, Failure> {
-        EdgeIdentity::load(&identity_dir(self.identity.as_ref(), "edge")?)
-            .context(advice)
-            .map_err(Failure::of(Exit::Usage))
+        load_identity(self.identity.as_ref(), advice)
     }
+}
+
+/// The identity in a folder, the usual one if none is given.
+///
+/// # Errors
+/// [`Failure`] with `advice` if there is none.
+pub fn load_identity(dir: Option<&PathBuf>, advice: &'static str) -> Result<EdgeIdentity, Failure> {
+    let dir = identity_dir(dir, "edge")?;
+    EdgeIdentity::load(&dir)
+        .with_context(|| join_advice(&dir, advice))
+        .map_err(Failure::of(Exit::Usage))
 }
 
 /// The way to the cloud at `host`, which is `NAME:PORT` or an address; nothing is dialled yet.
@@ -63,6 +80,7 @@ pub const fn loss_exit(reason: LossReason) -> Exit {
         LossReason::Unreachable | LossReason::LinkLost | LossReason::Stalled | LossReason::Slow => {
             Exit::PeerUnreachable
         }
+        LossReason::OtherModel => Exit::ModelMismatch,
         LossReason::Refused | LossReason::Unreadable => Exit::Usage,
         LossReason::Corrupt => Exit::VerificationFailed,
     }

@@ -10,12 +10,13 @@ use edgeprompt_launch::{
     CompletionsArgs, Exit, Failure, LogArgs, ManArgs, Program, identity_dir, say,
 };
 use edgeprompt_telemetry::tracing_setup::Verbosity;
-use edgeprompt_transport::{EdgeIdentity, JoinToken};
+use edgeprompt_transport::{EdgeIdentity, IdentityError, JoinToken};
 
 /// Its variables are `EDGE_...`, and its configuration file sets what `serve` takes.
 const PROGRAM: Program = Program {
     variables: "EDGE",
     configured: "serve",
+    defaults: serve::defaults,
 };
 
 /// Keeps private prompts private: fuses them with a cloud's public prompt and generates
@@ -107,10 +108,15 @@ fn join(args: &JoinArgs) -> Result<(), Failure> {
             })
             .map_err(Failure::of(Exit::Usage))?;
     }
-    identity
-        .save(&dir)
-        .context("use --replace to put an earlier identity aside")
-        .map_err(Failure::of(Exit::Usage))?;
+    let saved = identity.save(&dir).map_err(|error| {
+        let is_there = matches!(error, IdentityError::Exists { .. });
+        let error = anyhow::Error::from(error);
+        match is_there {
+            true => error.context("give --replace to put that identity aside and save this one"),
+            false => error,
+        }
+    });
+    saved.map_err(Failure::of(Exit::Usage))?;
     say(format_args!(
         "Identity {} is in {}; the cloud admits it at its first connection, within a day.\n",
         identity.name(),

@@ -17,7 +17,7 @@ use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::{Measured, Patience};
 
 /// The label of layers that the edge computes because they would come later.
-const FASTER_HERE: &str = "faster_here";
+pub(crate) const FASTER_HERE: &str = "faster_here";
 
 /// What is to be known of whoever waits for layers.
 #[derive(Clone, Copy)]

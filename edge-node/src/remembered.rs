@@ -3,8 +3,8 @@
 //!
 //! Nothing private and no keys or values are kept here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use edgeprompt_kv::{ModelDigest, PromptId, TokenId};
 use edgeprompt_launch::xdg_dir;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{Manifest, PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, PromptName};
+use edgeprompt_segment_store::files::{create_dir, mark_used, write_whole};
 use edgeprompt_transport::EdgeIdentity;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,7 @@ const ENTRY_BYTES_MAX: usize = 6 * PUBLIC_TEXT_BYTES_MAX + 11 * PROMPT_TOKENS_MA
 /// The layout of the files; another one is not read.
 const VERSION: u32 = 1;
 
-/// The end of a file's name while it is written, and once it turned out to be damaged.
-const UNFINISHED: &str = "unfinished";
+/// The end of a file's name once it turned out to be damaged.
 const DAMAGED: &str = "damaged";
 
 /// Where prompts are remembered, if they are.
@@ -142,7 +142,7 @@ pub struct RememberedPrompts {
 }
 
 /// The folder for remembered prompts unless told otherwise: in the XDG cache folder.
-fn default_dir() -> Option<PathBuf> {
+pub(crate) fn default_dir() -> Option<PathBuf> {
     xdg_dir("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("prompts"))
 }
 
@@ -179,14 +179,7 @@ impl RememberedPrompts {
         create_dir(&self.folder).map_err(at(&self.folder))?;
         make_room(&self.root, bytes.len() as u64);
         // Two edges of one user may remember the same prompt at the same time.
-        let unfinished = path.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
-        let written = write_new(&unfinished, &bytes);
-        let written = written.and_then(|()| fs::rename(&unfinished, &path));
-        written.map_err(|source| {
-            // Best effort: it is bounded like everything else in the folder.
-            let _ = fs::remove_file(&unfinished);
-            at(&path)(source)
-        })
+        write_whole(&path, &bytes).map_err(at(&path))
     }
 
     /// As [`RememberedPrompts::keep`] for who goes on without: a failure is logged.
@@ -209,7 +202,7 @@ impl RememberedPrompts {
         };
         match self.check(&bytes, name, model) {
             Ok(prompt) => {
-                mark_used(&path);
+                mark_used(&path, SystemTime::now());
                 Some(prompt)
             }
             Err(problem) => {
@@ -275,31 +268,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let limit = ENTRY_BYTES_MAX as u64 + 1;
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Folders of their owner alone: which prompts are used is nobody else's business.
-pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Makes a prompt the last one to be forgotten. Best effort: the order is a convenience.
-fn mark_used(path: &Path) {
-    let opened = OpenOptions::new().append(true).open(path);
-    let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
 }
 
 /// Removes the files unused for longest until `bytes` more fit. What cannot be listed or removed

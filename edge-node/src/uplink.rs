@@ -9,9 +9,10 @@ use crate::kv_origin::KvOrigin;
 use crate::planner::CloudEstimate;
 use crate::prefill_speed::PrefillSpeed;
 use edgeprompt_transport::{
-    BindError, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig, LinkEstimate,
-    SentMessages,
+    BindError, BitRate, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig,
+    LinkEstimate, SentMessages,
 };
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -27,6 +28,8 @@ pub struct Uplink {
     /// Ways to reach the cloud, tried in turn.
     routes: Arc<[Route]>,
     sent: SentMessages,
+    /// One dials at a time: others take the link that comes of it.
+    dialling: Arc<Semaphore>,
     state: Arc<Mutex<State>>,
 }
 
@@ -40,11 +43,38 @@ struct Route {
 struct State {
     link: Option<CloudLink>,
     /// The path as it was last seen, by whichever link.
-    path: Option<LinkEstimate>,
+    path: Path,
     /// How fast the cloud computed the layer that came last, and when that was.
     cloud_speed: Option<(PrefillSpeed, Instant)>,
     /// Fetches that still take layers in.
     fetching: Vec<JoinHandle<()>>,
+}
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// How long a packet and the answer to it take; `None` before there was a link.
+    pub rtt: Option<Duration>,
+    /// How fast layers have come; `None` before one has.
+    pub rate: Option<BitRate>,
+}
+
+impl State {
+    /// Looks at the path once more.
+    fn path(&mut self) -> Path {
+        if let Some(link) = &self.link {
+            self.path.rtt = Some(link.stats().rtt);
+            let estimate = link.estimate();
+            self.path.rate = estimate.map(|it| it.rate).or(self.path.rate);
+        }
+        self.path
+    }
+
+    /// Gives the link up and keeps what it saw.
+    fn let_go(&mut self) {
+        self.path();
+        self.link = None;
+    }
 }
 
 impl Uplink {
@@ -90,6 +120,7 @@ impl Uplink {
             origin,
             routes: routes.into(),
             sent: SentMessages::new(),
+            dialling: Arc::new(Semaphore::new(1)),
             state: Arc::default(),
         })
     }
@@ -99,8 +130,12 @@ impl Uplink {
     /// # Errors
     /// [`ConnectError`] of the last address tried.
     pub async fn link(&self) -> Result<CloudLink, ConnectError> {
-        let current = self.state().link.clone();
-        if let Some(link) = current.filter(|link| link.lost().is_none()) {
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
+        // Nothing closes it; dialling twice would do no harm.
+        let _turn = self.dialling.acquire().await;
+        if let Some(link) = self.current() {
             return Ok(link);
         }
         let mut failed = None;
@@ -111,7 +146,9 @@ impl Uplink {
                 .await
             {
                 Ok(link) => {
-                    self.state().link = Some(link.clone());
+                    let mut state = self.state();
+                    state.let_go();
+                    state.link = Some(link.clone());
                     return Ok(link);
                 }
                 Err(error) => failed = Some(error),
@@ -121,15 +158,27 @@ impl Uplink {
         Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
     }
 
+    fn current(&self) -> Option<CloudLink> {
+        let link = self.state().link.clone();
+        link.filter(|link| link.lost().is_none())
+    }
+
     /// How fast layers have come from this cloud lately, how far it is and how fast it computes;
     /// `None` until some have come. Links that follow each other take one path.
     pub fn estimate(&self) -> Option<CloudEstimate> {
         let mut state = self.state();
-        if let Some(path) = state.link.as_ref().and_then(CloudLink::estimate) {
-            state.path = Some(path);
-        }
-        let (link, (speed, _)) = (state.path?, state.cloud_speed?);
+        let Path { rtt, rate } = state.path();
+        let link = LinkEstimate {
+            rate: rate?,
+            rtt: rtt?,
+        };
+        let (speed, _) = state.cloud_speed?;
         Some(CloudEstimate { link, speed })
+    }
+
+    /// What is known of the way to the cloud, by this link and those before it.
+    pub fn path(&self) -> Path {
+        self.state().path()
     }
 
     /// The same if a layer has come lately: what is older is to be measured again.
@@ -145,7 +194,7 @@ impl Uplink {
 
     /// Gives the link up, so that the next one is new.
     pub(crate) fn forget(&self) {
-        self.state().link = None;
+        self.state().let_go();
     }
 
     /// What layers that come this way are said to come from.
@@ -174,7 +223,7 @@ impl Uplink {
     /// not depend on that prompt.
     pub async fn close(self, patience: Duration) {
         let _ = timeout(patience, self.settle()).await;
-        self.state().link = None;
+        self.forget();
         for route in self.routes.iter() {
             route.endpoint.clone().close().await;
         }

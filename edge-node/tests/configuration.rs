@@ -95,6 +95,7 @@ fn what_is_printed_can_be_given_back() {
         for (key, setting) in settings(&page(&mut serve(&program, &[]))) {
             let value = match (setting, key.as_str()) {
                 (Some((value, _)), _) if value != "[]" => value,
+                (_, "allowed-origin") => "\"https://a.example\"".to_owned(),
                 (_, "model-shape") => "\"tiny\"".to_owned(),
                 (_, "metrics-listen" | "peer-listen") => "\"127.0.0.1:1\"".to_owned(),
                 (_, _) => "\"1\"".to_owned(),
@@ -153,6 +154,53 @@ fn arguments_win_over_variables_and_those_over_the_file() {
     assert_eq!(set("port"), is("3", "command line"));
     assert_eq!(set("cloud-prompt"), is("[\"c\", \"d\"]", "command line"));
     assert_eq!(set("verbose"), is("2", "command line"));
+}
+
+#[test]
+fn a_wrong_value_is_named_with_where_it_came_from() {
+    let refused = |program: &Path, args: &[&str], variable: (&str, &str)| {
+        let mut command = serve(program, args);
+        let output = run(command.env(variable.0, variable.1).arg("--print-config"));
+        assert_eq!(output.status.code(), Some(2));
+        stderr(&output)
+    };
+    let edge = edge_node();
+    for variable in [("EDGE_PORT", "abc"), ("EDGE_LOCAL", "maybe")] {
+        let said = refused(&edge, &[], variable);
+        assert!(
+            said.contains(variable.0) && said.contains(variable.1),
+            "{said}"
+        );
+    }
+    let said = refused(&cloud_node(), &[], ("CLOUD_STORE_MIB", "0"));
+    assert!(said.contains("CLOUD_STORE_MIB"), "{said}");
+    for args in [&["--port", "abc"][..], &["--port=abc"]] {
+        let said = refused(&edge, args, ("EDGE_PORT", "1"));
+        assert!(
+            said.contains("--port <PORT>") && !said.contains("EDGE_PORT"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn defaults_are_printed_as_they_come_out_here() {
+    for ((program, _), node) in programs().into_iter().zip(["edge", "cloud"]) {
+        let mut command = serve(&program, &[]);
+        command
+            .env("HOME", "/home/ada")
+            .env("XDG_CACHE_HOME", "/var/tmp/c");
+        let found = settings(&page(&mut command));
+        let is = |key: &str, value: &str| {
+            let expected = (format!("{value:?}"), "default".to_owned());
+            assert_eq!(found[key].as_ref(), Some(&expected), "{key}");
+        };
+        is("identity", &format!("/home/ada/.config/edgeprompt/{node}"));
+        if node == "edge" {
+            is("cache-dir", "/var/tmp/c/edgeprompt");
+            is("remembered", "/var/tmp/c/edgeprompt/prompts");
+        }
+    }
 }
 
 #[test]

@@ -304,7 +304,8 @@ def check_nothing_private_left(nodes):
     assert told["sent_messages"] == len(told["last_messages"]), told
     for words in told["last_messages"]:
         of_a_name = any(f"you call {name}," in words for name in ["desk", "other", "nowhere"])
-        assert of_a_name or words == "which prompts do you serve by name?", words
+        of_no_name = words == "which prompts do you serve by name?" or "do you run model" in words
+        assert of_a_name or of_no_name, words
     cloud, edge = nodes.log("cloud"), nodes.log("edge")
     assert "edge admitted" in cloud and "/v1/completions" in edge
     for name, log in [("cloud", cloud), ("edge", edge)]:

@@ -136,7 +136,7 @@ impl World {
         let computer = PromptComputer::start(Arc::clone(&model), 64 << 20);
         let service = CloudService {
             computer: Arc::clone(&computer),
-            library,
+            library: library.into(),
             public_prompts: PublicPrompts::Accepted,
         };
         let (loopback, config) = ((Ipv4Addr::LOCALHOST, 0).into(), LinkConfig::default());

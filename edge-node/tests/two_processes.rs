@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[allow(dead_code, reason = "other tests use more of it")]
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
-use cloud_node::library::PromptLibrary;
+use cloud_node::library::ServedLibrary;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edge_node::answer::{Cloud, Event, Question, Stop, answer};
 use edge_node::cloud_prompt::CloudPrompt;
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     let listen = (Ipv4Addr::LOCALHOST, 0).into();
     let service = CloudService {
         computer: PromptComputer::start(Arc::clone(&model), 64 << 20),
-        library: PromptLibrary::default(),
+        library: ServedLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
     };
     let serving = service.start(listen, &cloud, LinkConfig::default())?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use cloud_node::compute::PromptComputer;
 use cloud_node::job_queue::EdgeName;
-use cloud_node::library::PromptLibrary;
+use cloud_node::library::ServedLibrary;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_kv::{KvDtype, LayerIndex, TokenId};
 use edgeprompt_launch::ModelArgs;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &CloudArgs) -> Result<()> {
     let computer = PromptComputer::start(Arc::clone(&model), store_bytes_max);
     let service = CloudService {
         computer: Arc::clone(&computer),
-        library: PromptLibrary::default(),
+        library: ServedLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
     };
     let runtime = super::network_runtime()?;

@@ -14,7 +14,7 @@ use edgeprompt_transport::{
 
 use super::{Gate, LAYER_COUNT, Outcome, TOKEN_BYTES, model, prompt};
 use crate::compute::PromptComputer;
-use crate::library::PromptLibrary;
+use crate::library::ServedLibrary;
 use crate::resolve::{Asker, Resolver};
 use crate::running::RunningCloud;
 use crate::service::{CloudService, PublicPrompts};
@@ -28,7 +28,7 @@ struct Cloud {
 fn service(computer: &Arc<PromptComputer>) -> CloudService {
     CloudService {
         computer: Arc::clone(computer),
-        library: PromptLibrary::default(),
+        library: ServedLibrary::default(),
         public_prompts: PublicPrompts::Accepted,
     }
 }

@@ -4,6 +4,7 @@ use edgeprompt_protocol::frame::{self, FrameProgress};
 use edgeprompt_protocol::{CloudRequest, PromptRef, PublicPrompt, codec};
 
 use crate::audit::canary::{Canary, Trace};
+use crate::model_question;
 
 /// One session: what it sent, and what must not be in it. Deliberately not `Debug`.
 pub struct Session {
@@ -116,6 +117,9 @@ pub fn in_words(request: &CloudRequest) -> String {
         CloudRequest::ListPrompts => return "which prompts do you serve by name?".to_owned(),
         CloudRequest::Fetch(fetch) => fetch,
     };
+    if model_question::is_asked_by(fetch) {
+        return format!("fetch {}: do you run model {}?", fetch.fetch.0, fetch.model);
+    }
     let prompt = match &fetch.prompt {
         PromptRef::Named(name) => format!("the prompt that you call {name}"),
         PromptRef::Id(id) => format!("the prompt {id}"),

@@ -65,6 +65,9 @@ pub(crate) enum FinishReason {
 }
 
 impl FinishReason {
+    /// Every reason there is.
+    pub(crate) const ALL: [Self; 2] = [Self::Stop, Self::Length];
+
     /// As OpenAI and the metric's label spell it.
     pub(crate) const fn label(self) -> &'static str {
         match self {

@@ -144,7 +144,9 @@ impl From<SharedPromptError> for ApiError {
                 Self::not_found(message).with_code("cloud_prompt_not_found")
             }
             SharedPromptError::TooLarge { .. } => Self::request(message),
-            SharedPromptError::Unavailable | SharedPromptError::Silent => {
+            SharedPromptError::Unavailable
+            | SharedPromptError::Silent
+            | SharedPromptError::OtherModel => {
                 Self::unavailable(message).with_code("cloud_prompt_unavailable")
             }
             SharedPromptError::Busy => Self::too_many(message),

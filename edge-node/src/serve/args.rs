@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use edgeprompt_launch::{ConfigArgs, Exit, Failure, ModelArgs};
+use edgeprompt_launch::{ConfigArgs, Exit, Failure, ModelArgs, identity_dir};
 use edgeprompt_protocol::PromptName;
 use edgeprompt_transport::{EdgeIdentity, TlsAcceptor};
 
-use crate::disk_cache::CacheArgs;
+use crate::disk_cache::{self, CacheArgs};
 use crate::link::CloudArgs;
-use crate::remembered::MemoryArgs;
+use crate::remembered::{self, MemoryArgs};
 use crate::serve::access::Callers;
 use crate::serve::listening::Security;
 use crate::serve::neighbours::NeighbourArgs;
+use crate::serve::origins::{AllowedOrigin, Origins};
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
 
@@ -74,6 +75,16 @@ pub struct ServeArgs {
         env = "EDGE_HOST"
     )]
     pub(crate) host: String,
+    /// An origin whose pages may use this server from a browser, such as `https://example.org`, or `*` for
+    /// all; may be given several times
+    #[arg(
+        long = "allowed-origin",
+        visible_alias = "allowed-origins",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        env = "EDGE_ALLOWED_ORIGIN"
+    )]
+    allowed_origins: Vec<AllowedOrigin>,
     /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8000, env = "EDGE_PORT")]
     pub(crate) port: u16,
@@ -150,6 +161,17 @@ impl ServeArgs {
         }
     }
 
+    /// Whose pages may use the server.
+    pub(crate) fn origins(&self) -> Origins {
+        let origins = Origins::new(self.allowed_origins.clone());
+        if origins.are_all() && self.api_key_file.is_none() {
+            tracing::warn!(
+                "--allowed-origin '*' without --api-key-file: the pages of every site can use this server, in the browsers of those who reach it"
+            );
+        }
+        origins
+    }
+
     /// Between two looks at what the names of cloud prompts mean, if there are any.
     pub(crate) fn revalidation_period(&self) -> Option<Duration> {
         let seconds = u64::from(self.revalidate_s);
@@ -210,6 +232,18 @@ impl ServeArgs {
         let name = self.served_model_name.clone().or(default);
         (root, name.unwrap_or_else(|| "model".to_owned()))
     }
+}
+
+/// What flags of `serve` come to here that have no default of their own, and do not follow from the
+/// model.
+pub fn defaults() -> Vec<(&'static str, String)> {
+    let folders = [
+        ("identity", identity_dir(None, "edge").ok()),
+        ("cache-dir", disk_cache::default_dir()),
+        ("remembered", remembered::default_dir()),
+    ];
+    let shown = |(flag, dir): (_, Option<PathBuf>)| Some((flag, dir?.display().to_string()));
+    folders.into_iter().filter_map(shown).collect()
 }
 
 pub(crate) fn mib(count: u32) -> u64 {

@@ -149,7 +149,7 @@ impl Neighbours {
             };
             tracing::info!(peer, reason = reason.label(), "a neighbour sent nothing");
             // One that answers may have another prompt.
-            if reason != LossReason::Refused {
+            if !matches!(reason, LossReason::Refused | LossReason::OtherModel) {
                 neighbour.leave_alone(Instant::now() + SILENCE);
             }
         }

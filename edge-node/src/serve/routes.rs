@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::complete;
 use crate::serve::fields::Fields;
-use crate::serve::filling::Keeping;
+use crate::serve::origins::shared_with_origins;
 use crate::serve::page::page;
 use crate::serve::request::Endpoint;
-use crate::serve::segments::SharedPrompt;
+use crate::serve::segments::{OnDisk, SharedPrompt};
 use crate::serve::server::{App, Server};
 use crate::serve::status::{status, timeline};
 use crate::serve::timelines::describe;
@@ -66,6 +66,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 "this path takes another method",
             )
         })
+        .layer(from_fn_with_state(Arc::clone(&app), shared_with_origins))
         .layer(from_fn_with_state(Arc::clone(&app), named))
         .with_state(app)
 }
@@ -177,8 +178,8 @@ fn description(server: &Server) -> Value {
 
 async fn cloud_prompts(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     let server = app.server()?;
-    let here = server.prompts.list();
-    let entry = |(name, prompt): &(_, _)| entry(name, prompt, server.prefetched.first());
+    let here = server.prompts.list_with_disk().await;
+    let entry = |listed: &_| entry(listed, server.prefetched.first());
     let data: Vec<Value> = here.iter().map(entry).collect();
     Ok(Json(json!({ "object": "list", "data": data })))
 }
@@ -189,11 +190,11 @@ async fn cloud_prompt(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let server = app.server()?;
-    let here = server.prompts.list();
-    let found = here.iter().find(|(other, _)| other.as_str() == name);
+    let here = server.prompts.list_with_disk().await;
+    let found = here.iter().find(|(other, _, _)| other.as_str() == name);
     let not_here = || ApiError::not_found("no cloud prompt of that name is in memory");
-    let (name, prompt) = found.ok_or_else(not_here)?;
-    let mut entry = entry(name, prompt, server.prefetched.first());
+    let listed @ (_, prompt, _) = found.ok_or_else(not_here)?;
+    let mut entry = entry(listed, server.prefetched.first());
     let text = prompt.text.as_deref().map(str::to_owned);
     entry["text"] = text
         .or_else(|| server.model.tokenizer().ok()?.decode(&prompt.tokens).ok())
@@ -201,7 +202,10 @@ async fn cloud_prompt(
     Ok(Json(entry))
 }
 
-fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>) -> Value {
+fn entry(
+    (name, prompt, on_disk): &(PromptName, SharedPrompt, OnDisk),
+    default: Option<&PromptName>,
+) -> Value {
     let layers = &prompt.segment.layers;
     let mut entry = json!({
         "id": name.as_str(),
@@ -212,7 +216,7 @@ fn entry(name: &PromptName, prompt: &SharedPrompt, default: Option<&PromptName>)
         "layer_count": layers.layer_count(),
         "layers_here": layers.layer_count() - layers.missing().count(),
         "source": prompt.origin().label(),
-        "on_disk": prompt.keeping.now() == Keeping::Kept,
+        "on_disk": on_disk.0,
     });
     describe(&mut entry, &prompt.filling.now());
     entry

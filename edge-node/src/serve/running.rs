@@ -14,14 +14,17 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::link;
+use crate::model_question::{self, ModelWord};
 use crate::prefill_speed::PrefillSpeed;
 use crate::serve::access::RequestIds;
 use crate::serve::args::{ServeArgs, mib};
+use crate::serve::cloud_health::CloudHealth;
 use crate::serve::connections::{CONNECTIONS_MAX, ClientPatience, Connections};
 use crate::serve::filling::Filler;
+use crate::serve::first_counts;
 use crate::serve::generator::Generator;
 use crate::serve::listening::{self, Security};
 use crate::serve::neighbourly::Neighbourly;
@@ -43,6 +46,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long segments may take to get on the disk at the end.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the start may wait for the cloud's first word. It is asked before what is waited for anyway.
+const FIRST_WORD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two attempts to fetch a prompt at the start: the first pause, and the longest.
 const PREFETCH_PAUSE: Duration = Duration::from_secs(1);
@@ -66,8 +72,10 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         callers: args.callers(addr)?,
         ids: RequestIds::default(),
         metrics: exporter::install().map_err(Failure::of(Exit::Usage))?,
+        origins: args.origins(),
         server: OnceLock::new(),
     });
+    first_counts::begin();
     let security = args.security()?;
     let scheme = scheme(&security, addr);
     let (stop, stopped) = oneshot::channel::<()>();
@@ -146,12 +154,21 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
     }
     let sources = sources(args, runtime, &model)?;
     let uplink = sources.cloud.clone();
+    let first_word = uplink.as_ref().map(|cloud| FirstWord {
+        asking: runtime.spawn(model_question::ask(cloud.clone(), model.digest)),
+        asked_at: Instant::now(),
+        health: sources.health.clone(),
+        cloud: cloud.clone(),
+    });
     let speed = PrefillSpeed::measure(&model);
     let limits = capacity.engine_limits(args.max_num_seqs(), args.max_num_batched_tokens);
     let generator = Generator::start(Arc::clone(&model), limits);
     let generator = generator.map_err(Failure::of(Exit::Usage))?;
     let filler = Filler::new(Arc::clone(&model), generator.clone(), speed);
     let (root, name) = args.root_and_name();
+    if let Some(first_word) = first_word {
+        runtime.block_on(first_word.wait(&args.cloud.addr, &model))?;
+    }
     tracing::info!(
         name,
         max_model_len = capacity.model_len_max,
@@ -178,6 +195,53 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
     Ok((server, uplink))
 }
 
+/// The first question to the cloud, which is asked while this edge gets ready.
+struct FirstWord {
+    asking: JoinHandle<ModelWord>,
+    asked_at: Instant,
+    health: CloudHealth,
+    cloud: Uplink,
+}
+
+impl FirstWord {
+    /// Waits a little for the answer, and takes it in whenever it comes.
+    ///
+    /// # Errors
+    /// [`Failure`] if the cloud at `addr` says so early that it runs another model.
+    async fn wait(mut self, addr: &str, model: &Model) -> Result<(), Failure> {
+        let ours = model.digest;
+        match timeout_at(
+            (self.asked_at + FIRST_WORD_PATIENCE).into(),
+            &mut self.asking,
+        )
+        .await
+        {
+            Ok(Ok(ModelWord::Other(theirs))) => {
+                let (ours, theirs) = (ours.short(), theirs.short());
+                let error = anyhow!(
+                    "the cloud at {addr} runs model {theirs}, and --model is {ours}: give both nodes the same model files, name another cloud with --cloud, or give --local"
+                );
+                let exit = Exit::ModelMismatch;
+                return Err(Failure { exit, error });
+            }
+            // A task that panicked has said so.
+            Ok(word) => {
+                if let Ok(word) = word {
+                    self.health.heard(word, &self.cloud, ours);
+                }
+            }
+            Err(_) => {
+                tokio::spawn(async move {
+                    if let Ok(word) = self.asking.await {
+                        self.health.heard(word, &self.cloud, ours);
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources, Failure> {
     let needs_identity = !args.local || !args.cloud_prompts.is_empty() || args.neighbours.is_used();
     let identity = match needs_identity {
@@ -196,8 +260,11 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
         memory: args.memory.open(&identity, model),
         disk: args.cache.open(&identity).map(Arc::new),
         neighbours: runtime.block_on(args.neighbours.open(&identity))?,
+        health: match cloud {
+            Some(_) => CloudHealth::unheard(),
+            None => CloudHealth::default(),
+        },
         cloud,
-        ..Sources::default()
     })
 }
 
@@ -236,11 +303,17 @@ async fn revalidate(prompts: CloudPrompts, period: Duration) {
 pub(crate) async fn prefetch(prompts: CloudPrompts, name: PromptName) {
     let mut pause = PREFETCH_PAUSE;
     while let Err(error) = prompts.get(&name).await {
-        if matches!(error, SharedPromptError::TooLarge { .. }) {
-            tracing::error!(%name, %error, "a cloud prompt will not be here: give more with --cloud-kv-mib");
-            return;
+        match error {
+            SharedPromptError::TooLarge { .. } => {
+                tracing::error!(%name, %error, "a cloud prompt will not be here: give more with --cloud-kv-mib");
+                return;
+            }
+            // That is said once, and is so until the cloud is another one.
+            SharedPromptError::OtherModel => {
+                tracing::debug!(%name, "a cloud prompt is not here yet")
+            }
+            _ => tracing::warn!(%name, %error, "a cloud prompt is not here yet"),
         }
-        tracing::warn!(%name, %error, "a cloud prompt is not here yet");
         sleep(pause).await;
         pause = (pause * 2).min(PREFETCH_PAUSE_MAX);
     }

@@ -17,7 +17,9 @@ use tokio::time::timeout;
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
 use crate::remembered::RememberedPrompt;
-use crate::serve::filling::{Fill, Filler, Filling, FillingWatch, Keep, KeepingWatch};
+use crate::serve::filling::{
+    Fill, Filled, Filler, Filling, FillingWatch, Keep, Keeping, KeepingWatch,
+};
 use crate::serve::room::{Place, Room};
 use crate::serve::shelf::{Shelf, Weight};
 use crate::serve::sources::{Found, Meaning, Sources, Word};
@@ -72,6 +74,10 @@ impl SharedPrompt {
     }
 }
 
+/// Whether the keys and values of a prompt are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnDisk(pub(crate) bool);
+
 /// Why there is no cloud prompt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SharedPromptError {
@@ -87,6 +93,12 @@ pub enum SharedPromptError {
          try again when it does"
     )]
     Silent,
+    /// The cloud runs another model, and this edge does not remember.
+    #[error(
+        "the cloud runs another model, and neither this edge nor a neighbour knows this cloud prompt: \
+         the edge node's log says what to do"
+    )]
+    OtherModel,
     /// Others that are being fetched take the room.
     #[error("other cloud prompts are being fetched now, as many as there is room for: try again")]
     Busy,
@@ -176,6 +188,26 @@ impl CloudPrompts {
             .collect()
     }
 
+    /// As [`CloudPrompts::list`], with what is on disk now: that takes a look at the disk.
+    pub(crate) async fn list_with_disk(&self) -> Vec<(PromptName, SharedPrompt, OnDisk)> {
+        let (here, disk) = (self.list(), self.disk());
+        let looked = tokio::task::spawn_blocking(move || {
+            let on_disk = |prompt: &SharedPrompt| {
+                let is_kept = prompt.keeping.now() == Keeping::Kept;
+                let is_there = disk.as_ref().is_some_and(|disk| disk.has(&prompt.id));
+                OnDisk(is_kept && is_there)
+            };
+            let here = here.into_iter();
+            here.map(|(name, prompt)| {
+                let on_disk = on_disk(&prompt);
+                (name, prompt, on_disk)
+            })
+            .collect()
+        });
+        // A thread that panicked has said so.
+        looked.await.unwrap_or_default()
+    }
+
     /// Where the prompts are kept on disk, if they are.
     pub(crate) fn disk(&self) -> Option<Arc<DiskCache>> {
         self.shared.sources.disk.clone()
@@ -186,13 +218,17 @@ impl CloudPrompts {
     /// prompt. Answers under way keep what they began with.
     pub async fn revalidate(&self) {
         self.mark_used().await;
-        let Some(entries) = self.shared.sources.entries().await else {
+        let (sources, model) = (&self.shared.sources, self.shared.filler.model());
+        let Some(entries) = sources.entries(model).await else {
             return;
         };
         let mut is_well = true;
+        let mut is_of_our_model = !sources.health.is_of_other_model();
         for (name, prompt) in self.list() {
             let listed = entries.iter().find(|entry| entry.name == name);
             if listed.is_some_and(|entry| entry.prompt == prompt.id) {
+                // An id follows from the model as well.
+                is_of_our_model = true;
                 continue;
             }
             // A name that is not listed is asked for: a cloud of another model lists other names.
@@ -202,14 +238,16 @@ impl CloudPrompts {
                 Err(SharedPromptError::Unknown) => {
                     tracing::info!(%name, "the cloud has a cloud prompt no more");
                 }
+                // It answers so for every name, and has said so.
+                Err(SharedPromptError::OtherModel) => return,
                 Err(error) => {
                     is_well = false;
                     tracing::warn!(%name, %error, "a changed cloud prompt is not here yet: the earlier one is used");
                 }
             }
         }
-        if is_well {
-            self.shared.sources.health.answered();
+        if is_well && is_of_our_model {
+            sources.health.answered();
         }
     }
 
@@ -237,16 +275,13 @@ impl CloudPrompts {
         (state.shelf.bytes(), state.shelf.bytes_max())
     }
 
-    /// Whether the last prompt came from where prompts should come from, and all of its layers.
+    /// Whether the cloud, if there is one, answers for this model, and sent all that it last promised
+    /// or has answered since; and nothing here is broken.
     pub fn source_is_well(&self) -> bool {
-        let recomputed = |prompt: &SharedPrompt| match prompt.filling.now() {
-            Filling::Filled(filled) => filled.recomputed_count > 0,
-            Filling::Filling => false,
-            Filling::Broken => true,
-        };
         let state = self.shared.state();
+        let mut prompts = state.shelf.iter();
         self.shared.sources.health.is_well()
-            && !state.shelf.iter().any(|(_, prompt)| recomputed(prompt))
+            && !prompts.any(|(_, prompt)| prompt.filling.now() == Filling::Broken)
     }
 
     fn look_up(&self, name: &PromptName) -> Result<Lookup, SharedPromptError> {
@@ -373,6 +408,7 @@ impl Shared {
             };
             Keep { disk, info }
         });
+        let is_promised = origin != KvOrigin::Local;
         let fill = Fill {
             cloud: layers.take(),
             token_count: tokens.len(),
@@ -381,6 +417,9 @@ impl Shared {
         };
         let begun = self.filler.begin(fill).await;
         let begun = begun.ok_or(SharedPromptError::Failed)?;
+        if is_promised {
+            self.watch(begun.filling.clone());
+        }
         Ok(SharedPrompt {
             id,
             tokens,
@@ -390,6 +429,22 @@ impl Shared {
             keeping: begun.keeping,
             origin,
         })
+    }
+
+    /// Notes it if layers that were promised do not come.
+    fn watch(&self, mut filling: FillingWatch) {
+        let Some(cloud) = self.sources.cloud.clone() else {
+            return;
+        };
+        let (health, model) = (self.sources.health.clone(), self.filler.model().digest);
+        tokio::spawn(async move {
+            if let Filling::Filled(Filled {
+                loss: Some(loss), ..
+            }) = filling.ended().await
+            {
+                health.broke_off(&loss, &cloud, model);
+            }
+        });
     }
 
     fn weight(&self, prompt: &SharedPrompt) -> Weight {

@@ -14,6 +14,7 @@ use crate::serve::access::{Callers, RequestIds};
 use crate::serve::api_error::ApiError;
 use crate::serve::filling::Filling;
 use crate::serve::generator::Generator;
+use crate::serve::origins::Origins;
 use crate::serve::prompting::Seam;
 use crate::serve::request::AskedCloudPrompt;
 use crate::serve::segments::{CloudPrompts, SharedPrompt};
@@ -32,6 +33,7 @@ pub(crate) struct App {
     pub(crate) callers: Callers,
     pub(crate) ids: RequestIds,
     pub(crate) metrics: MetricsHandle,
+    pub(crate) origins: Origins,
     /// Empty while the model is being loaded.
     pub(crate) server: OnceLock<Server>,
 }

@@ -15,7 +15,7 @@ use edgeprompt_transport::FetchError;
 use tokio::time::timeout;
 
 use crate::answer::Cloud;
-use crate::cloud_prompt::{CloudPromptError, Loss, LossReason, Offer};
+use crate::cloud_prompt::{CloudPromptError, DiskMiss, Loss, LossReason, Offer};
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
 use crate::planner::Planner;
@@ -80,6 +80,14 @@ impl From<&PromptEntry> for Meaning {
             token_count: entry.token_count as usize,
         }
     }
+}
+
+/// Who is asked for what, by a node of which model.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    name: &'a PromptName,
+    cloud: &'a Uplink,
+    model: &'a Arc<Model>,
 }
 
 /// A prompt, and where its layers would come from. Nothing of it is taken yet.
@@ -163,8 +171,10 @@ impl Sources {
         let Some(cloud) = self.asked_cloud() else {
             return Ok(Meaning::Unheard);
         };
-        match self.answer((name, cloud), entries_of(cloud)).await {
+        let question = Question { name, cloud, model };
+        match self.answer(question, entries_of(cloud)).await {
             Some(entries) => {
+                self.health.spoke();
                 let entry = entries.iter().find(|entry| entry.name == *name);
                 entry.map(Meaning::from).ok_or(SharedPromptError::Unknown)
             }
@@ -247,9 +257,11 @@ impl Sources {
                 offered => offered.map(Some),
             }
         };
-        match self.answer((name, cloud), asked).await {
-            Some(Some(offer)) => Ok(Some(offer)),
-            Some(None) => Err(SharedPromptError::Unknown),
+        match self.answer(Question { name, cloud, model }, asked).await {
+            Some(offered) => {
+                self.health.answered();
+                offered.map(Some).ok_or(SharedPromptError::Unknown)
+            }
             None => Ok(None),
         }
     }
@@ -262,25 +274,23 @@ impl Sources {
     /// The answer to what nobody but the cloud can answer, which has only so long.
     async fn answer<T>(
         &self,
-        (name, cloud): (&PromptName, &Uplink),
+        question: Question<'_>,
         asked: impl Future<Output = Result<T, CloudPromptError>>,
     ) -> Option<T> {
         let loss = match timeout(self.health.answer_patience(), asked).await {
-            Ok(Ok(answer)) => {
-                self.health.answered();
-                return Some(answer);
-            }
+            Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => error.loss(),
             Err(_) => silence(),
         };
-        self.note(&loss, (name, cloud));
+        self.note(&loss, question);
         None
     }
 
     fn no_answer(&self) -> SharedPromptError {
-        match self.health.is_silent() {
-            true => SharedPromptError::Silent,
-            false => SharedPromptError::Unavailable,
+        match (self.health.is_silent(), self.health.is_of_other_model()) {
+            (true, _) => SharedPromptError::Silent,
+            (_, true) => SharedPromptError::OtherModel,
+            (false, false) => SharedPromptError::Unavailable,
         }
     }
 
@@ -300,7 +310,11 @@ impl Sources {
         let others: Vec<_> = others.cloned().collect();
         match Offer::of_disk((Arc::clone(&disk), reader), model, others).await {
             Ok(offer) => Some(offer),
-            Err(problem) => {
+            Err(DiskMiss::OfOthers) => {
+                tracing::debug!(prompt = id.short(), "on disk it is another model's");
+                None
+            }
+            Err(DiskMiss::Damaged(problem)) => {
                 let id = *id;
                 // The thread says what fails.
                 tokio::task::spawn_blocking(move || disk.put_aside(&id, &problem));
@@ -351,31 +365,39 @@ impl Sources {
             Ok(Err(error)) => error.loss(),
             Err(_) => silence(),
         };
-        self.note(&loss, (name, uplink));
+        let cloud = uplink;
+        self.note(&loss, Question { name, cloud, model });
         computed(unavailable(tokens, loss))
     }
 
     /// The cloud was asked in vain.
-    fn note(&self, loss: &Loss, (name, cloud): (&PromptName, &Uplink)) {
-        tracing::warn!(%name, error = loss.detail, "a cloud prompt was not fetched");
-        match loss.reason {
-            LossReason::Unreachable
-            | LossReason::LinkLost
-            | LossReason::Stalled
-            | LossReason::Slow => self.health.fell_silent(cloud),
-            LossReason::Refused | LossReason::Corrupt | LossReason::Unreadable => {
-                self.health.failed();
-            }
+    fn note(&self, loss: &Loss, question: Question<'_>) {
+        let Question { name, cloud, model } = question;
+        // That is said once, whatever is asked for.
+        if loss.reason != LossReason::OtherModel {
+            tracing::warn!(%name, error = loss.detail, "a cloud prompt was not fetched");
         }
+        self.health.failed(loss, cloud, model.digest);
     }
 
     /// What the cloud serves by name now; `None` where it does not say.
-    pub(crate) async fn entries(&self) -> Option<Vec<PromptEntry>> {
-        let entries = entries_of(self.cloud.as_ref()?).await;
-        let failed = |error: &CloudPromptError| {
-            tracing::debug!(%error, "the cloud prompts were not revalidated");
+    pub(crate) async fn entries(&self, model: &Model) -> Option<Vec<PromptEntry>> {
+        let cloud = self.cloud.as_ref()?;
+        let asked = timeout(self.health.answer_patience(), entries_of(cloud)).await;
+        let loss = match asked {
+            Ok(Ok(entries)) => {
+                self.health.spoke();
+                return Some(entries);
+            }
+            Ok(Err(error)) => error.loss(),
+            Err(_) => silence(),
         };
-        entries.inspect_err(failed).ok()
+        tracing::debug!(
+            error = loss.detail,
+            "the cloud prompts were not revalidated"
+        );
+        self.health.failed(&loss, cloud, model.digest);
+        None
     }
 
     /// Makes prompts that are used from memory the last ones to go from the disk.

@@ -8,13 +8,14 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use edgeprompt_protocol::codec::decode_request;
 use edgeprompt_protocol::frame::FRAME_PREFIX_BYTES;
+use edgeprompt_transport::BitRate;
 use serde_json::{Value, json};
 
 use crate::audit::findings::in_words;
 use crate::serve::access::Caller;
 use crate::serve::api_error::ApiError;
 use crate::serve::server::{App, Server};
-use crate::uplink::Uplink;
+use crate::uplink::{Path as CloudPath, Uplink};
 
 /// Messages to the cloud that are told in words: the last ones.
 const MESSAGES_TOLD_MAX: usize = 8;
@@ -49,7 +50,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Value>, A
 }
 
 fn cloud(server: &Server, uplink: &Uplink) -> Value {
-    let link = uplink.estimate().map(|estimate| estimate.link);
+    let CloudPath { rtt, rate } = uplink.path();
     let sent = uplink.sent().count();
     let told = uplink.sent().last(MESSAGES_TOLD_MAX);
     let told = told.iter();
@@ -60,8 +61,8 @@ fn cloud(server: &Server, uplink: &Uplink) -> Value {
     });
     json!({
         "kv_plane": server.kv_plane(),
-        "rate_bits_per_second": link.map(|link| link.rate.as_bits_per_second()),
-        "rtt_ms": link.map(|link| link.rtt.as_secs_f64() * 1e3),
+        "rate_bits_per_second": rate.map(BitRate::as_bits_per_second),
+        "rtt_ms": rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
         "sent_messages": sent.messages,
         "sent_bytes": sent.bytes,
         "last_messages": told.collect::<Vec<_>>(),

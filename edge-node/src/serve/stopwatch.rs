@@ -31,7 +31,10 @@ pub(crate) struct Stopwatch {
     prompt: PromptLens,
     asked_at: Instant,
     first_at: Option<Instant>,
+    /// When the last token of the answer came, or the first if none was of it.
     last_at: Instant,
+    /// When the last token came, of the answer or not.
+    ended_at: Instant,
     token_count: usize,
 }
 
@@ -41,7 +44,7 @@ pub(crate) struct Times {
     pub(crate) prompt: PromptLens,
     /// From asking to the first token.
     pub(crate) until_first: Duration,
-    /// From the first token to the last.
+    /// From the first token to the last of the answer.
     pub(crate) after_first: Duration,
     /// Tokens of the answer, an end token not among them.
     pub(crate) token_count: usize,
@@ -57,6 +60,7 @@ impl Stopwatch {
             asked_at,
             first_at: None,
             last_at: asked_at,
+            ended_at: asked_at,
             token_count: 0,
         }
     }
@@ -68,21 +72,32 @@ impl Stopwatch {
 
     /// A token of the answer has come.
     pub(crate) fn token(&mut self) {
+        let now = Instant::now();
         self.token_count += 1;
-        self.end_token();
+        if !self.is_first(now) {
+            metrics::histogram!(names::EDGE_INTER_TOKEN_LATENCY_SECONDS).record(now - self.last_at);
+        }
+        self.last_at = now;
     }
 
-    /// A token has come that is not part of the answer.
+    /// A token has come that is not part of the answer: no gap that anybody sees.
     pub(crate) fn end_token(&mut self) {
         let now = Instant::now();
-        let gap = now - self.last_at;
-        self.last_at = now;
-        if self.first_at.is_none() {
-            self.first_at = Some(now);
-            metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(gap);
-        } else {
-            metrics::histogram!(names::EDGE_INTER_TOKEN_LATENCY_SECONDS).record(gap);
+        if self.is_first(now) {
+            self.last_at = now;
         }
+    }
+
+    /// Notes a token, and whether it is the first.
+    fn is_first(&mut self, now: Instant) -> bool {
+        self.ended_at = now;
+        let is_first = self.first_at.is_none();
+        if is_first {
+            self.first_at = Some(now);
+            metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS)
+                .record(now - self.asked_at);
+        }
+        is_first
     }
 
     /// The answer has ended; its cloud prompt came from `kv_origin`.
@@ -90,7 +105,7 @@ impl Stopwatch {
         let first_at = self.first_at.unwrap_or(self.last_at);
         let prompt = self.prompt;
         metrics::histogram!(names::EDGE_E2E_REQUEST_LATENCY_SECONDS)
-            .record(self.last_at - self.asked_at);
+            .record(self.ended_at - self.asked_at);
         metrics::counter!(names::EDGE_PROMPT_TOKENS_TOTAL)
             .increment((prompt.cloud + prompt.private) as u64);
         metrics::counter!(names::EDGE_PROMPT_TOKENS_CACHED_TOTAL).increment(prompt.cached() as u64);

@@ -63,7 +63,7 @@ fn evidence<'a>(
     recomputed: Option<&Recomputed>,
     stats: &EmulatorStats,
 ) -> Evidence<'a> {
-    use LossReason::{Corrupt, LinkLost, Refused, Slow, Stalled, Unreachable};
+    use LossReason::{Corrupt, LinkLost, OtherModel, Refused, Slow, Stalled, Unreachable};
     let layer_count = cloud.layers.len();
     let asked_again = cloud.fetch_count.load(Ordering::SeqCst).saturating_sub(1) as u64;
     let struck = cloud.struck_count.load(Ordering::SeqCst) as u64;
@@ -72,9 +72,8 @@ fn evidence<'a>(
     const GONE: &[LossReason] = &[LinkLost, Unreachable, Stalled, Slow];
     match &cloud.case.fault {
         Fault::Unreachable => Evidence::Recomputed(layer_count, &[Unreachable]),
-        Fault::Refuse(_) | Fault::Manifest(WrongManifest::Model) => {
-            Evidence::Recomputed(layer_count, &[Refused])
-        }
+        Fault::Refuse(_) => Evidence::Recomputed(layer_count, &[Refused]),
+        Fault::Manifest(WrongManifest::Model) => Evidence::Recomputed(layer_count, &[OtherModel]),
         Fault::NoAnswer => Evidence::Recomputed(layer_count, &[Stalled]),
         Fault::Manifest(_) => Evidence::Recomputed(layer_count, &[Corrupt]),
         Fault::Die { after } | Fault::Cut { after } => {

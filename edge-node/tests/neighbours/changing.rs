@@ -13,8 +13,10 @@ use edge_node::serve::segments::SharedPromptError;
 use edge_node::serve::sources::Sources;
 use edgeprompt_kv::{ModelDigest, PromptId};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::{CloudRequest, Manifest};
-use edgeprompt_segment_store::SegmentFolder;
+use edgeprompt_protocol::codec::decode_request;
+use edgeprompt_protocol::frame::FRAME_PREFIX_BYTES;
+use edgeprompt_protocol::{CloudRequest, Manifest, PromptRef};
+use edgeprompt_segment_store::{KeptSegment, SegmentFolder};
 use edgeprompt_transport::{CloudEndpoint, LinkConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -37,13 +39,20 @@ async fn a_cloud_of_another_model_takes_nothing_away() {
     let mut other = Model::demo(&Device::flex()).unwrap();
     other.digest = ModelDigest::new([1; 32]);
     let other = Arc::new(other);
+    // Which model it runs is asked in the background, nobody knows how often.
+    let asked = || {
+        let frames = uplink.sent().frames().into_iter();
+        let requests = frames.map(|frame| decode_request(&frame[FRAME_PREFIX_BYTES..]).unwrap());
+        let is_by_id = |request: &CloudRequest| matches!(request, CloudRequest::Fetch(fetch) if matches!(fetch.prompt, PromptRef::Id(_)));
+        requests.filter(|request| !is_by_id(request)).count()
+    };
     // It serves the one name, or another one alone.
     for prompts in [[("desk", TEXT)], [("other", TEXT)]] {
         let cloud = world.cloud_again(addr, &other, &prompts).await;
-        let before = uplink.sent().frames().len();
+        let before = asked();
         first.revalidate().await;
         // The list, and a fetch that is refused.
-        assert_eq!(uplink.sent().frames().len(), before + 2);
+        assert_eq!(asked(), before + 2);
         assert_eq!(world.brought(&first).await.0.origin(), KvOrigin::Memory);
         assert!(!first.source_is_well());
         let restarted = world.edge(sources());
@@ -55,6 +64,32 @@ async fn a_cloud_of_another_model_takes_nothing_away() {
         .await;
     first.revalidate().await;
     assert!(first.source_is_well());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_edge_of_another_model_keeps_in_the_same_folder_stays_there() {
+    let world = World::new();
+    let (cloud, disk) = (world.cloud(), world.disk("shared"));
+    let sources = || Sources {
+        cloud: Some(world.uplink(&cloud)),
+        disk: Some(Arc::clone(&disk)),
+        ..Sources::default()
+    };
+    let (mut prompt, _) = world.brought(&world.edge(sources())).await;
+    assert_eq!(prompt.keeping.ended().await, Keeping::Kept);
+    let folder = SegmentFolder::new(world.dir.path().join("shared"));
+    let kept = folder.list().unwrap();
+    let mut other = Model::demo(&Device::flex()).unwrap();
+    other.digest = ModelDigest::new([1; 32]);
+    // The cloud lists what the other edge has kept.
+    let stranger = world.edge_of(&Arc::new(other), sources());
+    let refused = stranger.get(&name()).await.unwrap_err();
+    assert_eq!(refused, SharedPromptError::OtherModel);
+    let ids = |kept: Vec<KeptSegment>| kept.into_iter().map(|it| it.id).collect::<Vec<_>>();
+    assert_eq!(ids(folder.list().unwrap()), ids(kept));
+    assert!(!folder.root().join("quarantine").exists());
+    let (_, filled) = world.brought(&world.edge(sources())).await;
+    assert_eq!(filled.bytes.of(KvOrigin::Disk), world.all_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,7 @@ impl World {
         }
         let service = CloudService {
             computer: PromptComputer::start(Arc::clone(model), 1 << 30),
-            library,
+            library: library.into(),
             public_prompts: PublicPrompts::Refused,
         };
         let config = LinkConfig::default();
@@ -133,19 +133,12 @@ impl World {
     }
 
     pub(crate) fn edge_with_room(&self, sources: Sources, bytes_max: u64) -> CloudPrompts {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = EngineLimits {
-            max_num_seqs: some(1),
-            max_num_batched_tokens: some(1),
-            max_num_waiting: 1,
-            block_len: some(1),
-            block_count: 1,
-        };
-        let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
-        // So slow that waiting always pays, and nothing is computed that could come.
-        let speed = PrefillSpeed::new(Duration::from_secs(10), 1);
-        let filler = Filler::new(Arc::clone(&self.model), generator, speed);
-        CloudPrompts::new(sources, filler, bytes_max)
+        CloudPrompts::new(sources, filler(&self.model), bytes_max)
+    }
+
+    /// An edge of another model.
+    pub(crate) fn edge_of(&self, model: &Arc<Model>, sources: Sources) -> CloudPrompts {
+        CloudPrompts::new(sources, filler(model), 1 << 30)
     }
 
     pub(crate) fn neighbours(&self, addr: SocketAddr) -> Neighbours {
@@ -209,4 +202,19 @@ pub(crate) fn manifest(world: &World, fetch: Option<&Fetch>) -> Manifest {
         tokens: world.tokens.clone(),
         text: Some(TEXT.to_owned()),
     }
+}
+
+fn filler(model: &Arc<Model>) -> Filler {
+    let some = |count| NonZeroUsize::new(count).unwrap();
+    let limits = EngineLimits {
+        max_num_seqs: some(1),
+        max_num_batched_tokens: some(1),
+        max_num_waiting: 1,
+        block_len: some(1),
+        block_count: 1,
+    };
+    let generator = Generator::start(Arc::clone(model), limits).unwrap();
+    // So slow that waiting always pays, and nothing is computed that could come.
+    let speed = PrefillSpeed::new(Duration::from_secs(10), 1);
+    Filler::new(Arc::clone(model), generator, speed)
 }

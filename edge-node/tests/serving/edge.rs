@@ -122,6 +122,13 @@ impl Edge {
         });
     }
 
+    /// Waits until the cloud has said that it runs the same model.
+    pub(crate) fn wait_until_heard(&self) {
+        self.wait_until("cloud that answers", || {
+            self.get("/readyz").json()["kv_plane"] == "ok"
+        });
+    }
+
     /// Waits until the cloud prompts in memory are on disk as well.
     pub(crate) fn wait_until_on_disk(&self) {
         self.wait_until("cloud prompt on disk", || {
@@ -139,7 +146,7 @@ impl Edge {
         });
     }
 
-    fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         // Each try is a request, so this is a long time and not for ever.
         let waited = (0..ATTEMPTS_MAX).any(|_| is_so());
         assert!(

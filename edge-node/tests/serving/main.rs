@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod edge;
+mod health;
 mod http;
 mod page;
 mod sessions;
@@ -16,6 +17,7 @@ use std::process::Command;
 use std::thread;
 
 use edge::{Edge, completion, demo_model, streaming};
+use edgeprompt_telemetry::names::{METRICS, MetricKind};
 use http::{events, send};
 use serde_json::{Value, json};
 use support::{Cluster, edge_node, run, stderr, stdout};
@@ -130,6 +132,38 @@ fn an_answer_says_what_it_was_made_of() {
 }
 
 #[test]
+fn counters_begin_at_zero_and_an_end_token_is_no_gap() {
+    let cluster = cluster();
+    let edge = Edge::start(&cluster, "serve", &[]);
+    let text = edge.get("/metrics").body;
+    let of_edges = METRICS.iter().filter(|metric| {
+        metric.name.starts_with("edge_") && matches!(metric.kind, MetricKind::Counter)
+    });
+    for metric in of_edges {
+        let samples = text.lines().filter(|line| line.starts_with(metric.name));
+        let samples: Vec<_> = samples.collect();
+        assert!(!samples.is_empty(), "{} in {text}", metric.name);
+        assert!(
+            samples.iter().all(|line| line.ends_with(" 0")),
+            "{samples:?}"
+        );
+    }
+    let asked = completion(
+        "Ada asks what the ruby plan costs.\n",
+        &json!({
+            "cloud_prompt": "desk", "ignore_eos": false, "max_tokens": 200,
+        }),
+    );
+    let answer = edge.post("/v1/completions", &asked).json();
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+    let count = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!(count > 1, "{answer}");
+    let gaps = edge.metric("edge_inter_token_latency_seconds_count");
+    assert_eq!(gaps, (count - 1) as f64);
+    assert_eq!(edge.metric("edge_time_to_first_token_seconds_count"), 1.0);
+}
+
+#[test]
 fn a_client_that_leaves_gives_its_blocks_back() {
     let cluster = cluster();
     let edge = Edge::start(&cluster, "serve", &["--cloud-prompt", "desk"]);
@@ -144,12 +178,10 @@ fn a_client_that_leaves_gives_its_blocks_back() {
     drop(begun);
     edge.wait_until_idle();
     // Not one of them came to its end.
-    assert!(
-        !edge
-            .get("/metrics")
-            .body
-            .contains("edge_request_success_total{")
-    );
+    for reason in ["stop", "length"] {
+        let name = format!("edge_request_success_total{{finished_reason=\"{reason}\"}}");
+        assert_eq!(edge.metric(&name), 0.0);
+    }
     assert_eq!(edge.streamed(&guest(0), &nothing()).0.len(), 24);
 }
 

@@ -90,9 +90,14 @@ fn only_the_key_that_sent_a_request_sees_its_timeline() {
 fn a_prompt_that_comes_with_a_request_is_in_its_timeline() {
     let cluster = cluster();
     let edge = Edge::start(&cluster, "serve", &[]);
+    edge.wait_until_heard();
     let told_before = edge.get("/v1/status").json();
-    assert_eq!(told_before["cloud"]["sent_messages"], 0);
-    assert_eq!(told_before["cloud"]["rtt_ms"], Value::Null);
+    // Which model it runs is all that the cloud was asked, over a link whose round trip shows in that.
+    assert_eq!(told_before["cloud"]["sent_messages"], 1);
+    let words = told_before["cloud"]["last_messages"][0].as_str().unwrap();
+    assert!(words.contains("do you run model"), "{words}");
+    assert!(told_before["cloud"]["rtt_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(told_before["cloud"]["rate_bits_per_second"], Value::Null);
     let desk = json!({ "cloud_prompt": "desk" });
     let first = edge.post("/v1/completions", &completion(&guest(0), &desk));
     let second = edge.post("/v1/completions", &completion(&guest(1), &desk));
@@ -120,10 +125,10 @@ fn a_prompt_that_comes_with_a_request_is_in_its_timeline() {
     );
     let told = edge.get("/v1/status").json();
     assert_eq!(
-        told["cloud"]["sent_messages"], 2,
+        told["cloud"]["sent_messages"], 3,
         "what the name means, and its layers"
     );
-    let words = told["cloud"]["last_messages"][1].as_str().unwrap();
+    let words = told["cloud"]["last_messages"][2].as_str().unwrap();
     assert!(words.contains("desk"), "{words}");
     assert_eq!(told["cloud_kv"]["used_bytes"], first["received_bytes"]);
     edge.wait_until_idle();

@@ -63,16 +63,20 @@ fn disk_failures(edge: &Edge, reason: &str) -> f64 {
 }
 
 #[test]
-fn after_a_restart_the_cloud_is_sent_nothing() {
+fn after_a_restart_the_cloud_is_asked_for_nothing() {
     let (cluster, answer) = restarted();
-    let admitted = |cluster: &Cluster| cluster.cloud_log().matches("edge admitted").count();
-    let before = admitted(&cluster);
     let edge = Edge::start(&cluster, "second", &[]);
     assert_eq!(asked(&edge), ("disk".to_owned(), answer.0.clone()));
     assert_eq!(asked(&edge), ("memory".to_owned(), answer.0));
     assert_eq!(edge.metric("edge_kv_bytes_transferred_total"), 0.0);
-    // No link was made, so not a byte was sent.
-    assert_eq!(admitted(&cluster), before);
+    // Not even by its name: which model it runs is asked at every start.
+    edge.wait_until_heard();
+    let told = edge.get("/v1/status").json();
+    let told = told["cloud"]["last_messages"].as_array().unwrap();
+    let [words] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(words.as_str().unwrap().contains("do you run model"));
     let listed = &edge.get("/v1/cloud-prompts").json()["data"][0];
     assert_eq!(
         (&listed["source"], &listed["on_disk"]),
@@ -197,6 +201,29 @@ fn kv_as(cluster: &Cluster, identity: &str, args: &[&str]) -> Output {
 }
 
 #[test]
+fn what_is_imported_is_verified_before_anything_makes_room_for_it() {
+    let (cluster, _) = restarted();
+    let carried = cluster.dir.path().join("carried");
+    let carried = carried.to_str().unwrap();
+    assert!(kv(&cluster, &["export", "desk", carried]).status.success());
+    let whole = fs::read(carried).unwrap();
+    // Somebody else's segment, with which the cache is as full as it may be.
+    let domain = segment(&cluster).parent().unwrap().to_owned();
+    let other = domain.join(format!("{}.segment", "ab".repeat(32)));
+    fs::remove_file(segment(&cluster)).unwrap();
+    fs::File::create(&other).unwrap().set_len(64 << 20).unwrap();
+    let import = ["import", carried, "--cache-mib", "64"];
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(carried, damaged).unwrap();
+    assert_eq!(kv(&cluster, &import).status.code(), Some(5));
+    assert!(other.exists(), "it went for nothing");
+    fs::write(carried, whole).unwrap();
+    assert!(kv(&cluster, &import).status.success());
+    assert!(!other.exists(), "there was no room for both");
+}
+
+#[test]
 fn the_cache_is_listed_verified_carried_and_cleared() {
     let (cluster, answer) = restarted();
     let listed = kv(&cluster, &["ls", "--json"]);
@@ -206,14 +233,24 @@ fn the_cache_is_listed_verified_carried_and_cleared() {
     let file = segment(&cluster);
     assert_eq!(listed[0]["path"], file.to_str().unwrap());
     let table = stdout(&kv(&cluster, &["ls"]));
-    assert!(table.contains("desk") && table.contains(&id), "{table}");
+    let model = listed[0]["model"].as_str().unwrap();
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1]), ("desk", &model[..8]), "{table}");
+    assert_eq!(row.last(), Some(&id.as_str()), "{table}");
     assert!(kv(&cluster, &["verify"]).status.success());
+    let begun = kv(&cluster, &["verify", &id[..6]]);
+    assert_eq!(stdout(&begun), format!("{id}  ok\n"));
+    assert_eq!(kv(&cluster, &["verify", "0000"]).status.code(), Some(2));
 
     let carried = cluster.dir.path().join("carried");
     let carried = carried.to_str().unwrap();
     assert!(kv(&cluster, &["export", "desk", carried]).status.success());
     let again = kv(&cluster, &["export", &id, carried]);
     assert_eq!(again.status.code(), Some(2), "it exists");
+    assert!(stderr(&again).contains("--replace"), "{}", stderr(&again));
+    fs::write(carried, "something else").unwrap();
+    let replaced = kv(&cluster, &["export", &id[..6], carried, "--replace"]);
+    assert!(replaced.status.success(), "{}", stderr(&replaced));
     assert!(run(&mut cluster.join("edge2")).status.success());
     let imported = kv_as(&cluster, "edge2", &["import", carried]);
     assert!(imported.status.success(), "{}", stderr(&imported));
@@ -235,8 +272,11 @@ fn the_cache_is_listed_verified_carried_and_cleared() {
         Some(5)
     );
     assert!(!Path::new("other").exists());
+    let replacing = ["export", "desk", carried, "--replace"];
+    assert_eq!(kv(&cluster, &replacing).status.code(), Some(5));
+    assert_eq!(fs::read(carried).unwrap(), bytes, "it stays as it was");
 
-    assert!(kv(&cluster, &["rm", "desk"]).status.success());
+    assert!(kv(&cluster, &["rm", &id[..6]]).status.success());
     assert!(!file.exists());
     assert_eq!(kv(&cluster, &["rm", &id]).status.code(), Some(2));
     // The name is remembered, and the cloud has the rest.

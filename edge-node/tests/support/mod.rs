@@ -33,24 +33,7 @@ impl Cluster {
             .arg("--identity")
             .arg(dir.path().join("cloud")));
         let token = stdout(&init).split_whitespace().last().unwrap().to_owned();
-        let mut cloud = Command::new(cloud_node())
-            .arg("serve")
-            .args(model_args)
-            .arg("--identity")
-            .arg(dir.path().join("cloud"))
-            .arg("--prompts")
-            .arg(&prompts_dir)
-            .args(["--listen", "127.0.0.1:0"])
-            .env("RUST_LOG", "trace")
-            .stdout(Stdio::piped())
-            .stderr(File::create(dir.path().join(CLOUD_LOG)).unwrap())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(cloud.stdout.take().unwrap()).lines();
-        let addr = lines
-            .map(Result::unwrap)
-            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
-            .expect("the cloud node says where it listens");
+        let (cloud, addr) = serve(dir.path(), model_args, "127.0.0.1:0");
         let model = model_args.iter().map(|arg| (*arg).to_owned()).collect();
         let cluster = Self {
             dir,
@@ -128,11 +111,59 @@ impl Cluster {
         std::fs::read_to_string(self.dir.path().join(CLOUD_LOG)).unwrap()
     }
 
+    /// Starts the cloud again where it was.
+    pub(crate) fn restart_cloud(&mut self) {
+        let model: Vec<_> = self.model.iter().map(String::as_str).collect();
+        let (cloud, addr) = serve(self.dir.path(), &model, &self.addr);
+        assert_eq!(addr, self.addr);
+        self.cloud = cloud;
+    }
+
+    /// Writes a cloud prompt into the cloud's folder.
+    pub(crate) fn write_prompt(&self, name: &str, text: &[u8]) {
+        let file = self.dir.path().join("prompts").join(format!("{name}.txt"));
+        std::fs::write(file, text).unwrap();
+    }
+
+    /// Tells the cloud to read its prompts again.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.cloud.id().to_string();
+        let told = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(told.unwrap().success());
+    }
+
     /// Kills the cloud.
     pub(crate) fn kill_cloud(&mut self) {
         self.cloud.kill().unwrap();
         self.cloud.wait().unwrap();
     }
+}
+
+/// A cloud with the identity and the prompts in `dir`, and where it listens.
+fn serve(dir: &Path, model_args: &[&str], listen: &str) -> (Child, String) {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join(CLOUD_LOG));
+    let mut cloud = Command::new(cloud_node())
+        .arg("serve")
+        .args(model_args)
+        .arg("--identity")
+        .arg(dir.join("cloud"))
+        .arg("--prompts")
+        .arg(dir.join("prompts"))
+        .args(["--listen", listen])
+        .env("RUST_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(log.unwrap())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(cloud.stdout.take().unwrap()).lines();
+    let addr = lines
+        .map(Result::unwrap)
+        .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
+        .expect("the cloud node says where it listens");
+    (cloud, addr)
 }
 
 impl Drop for Cluster {

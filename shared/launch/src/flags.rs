@@ -22,6 +22,11 @@ pub(crate) fn with_variables(command: Command, prefix: &str) -> Command {
         .mut_subcommands(|command| with_variables(command, prefix))
 }
 
+/// The variable of a flag.
+pub(crate) fn variable_of(long: &str, prefix: &str) -> String {
+    format!("{prefix}_{}", long.to_uppercase().replace('-', "_"))
+}
+
 fn with_variable(arg: Arg, prefix: &str) -> Arg {
     let Some(long) = arg.get_long() else {
         return arg;
@@ -29,7 +34,7 @@ fn with_variable(arg: Arg, prefix: &str) -> Arg {
     if NO_SETTINGS.contains(&long) && long != "config" {
         return arg;
     }
-    let variable = format!("{prefix}_{}", long.to_uppercase().replace('-', "_"));
+    let variable = variable_of(long, prefix);
     let arg = match arg.get_action() {
         // A switch has no value on a command line, and 1, 0, yes, no, on and off in a variable too.
         ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),

@@ -53,8 +53,13 @@ pub enum OpenModelError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The model is refused.
-    #[error(transparent)]
-    Model(#[from] ModelError),
+    #[error("--model {}: {source}", .path.display())]
+    Model {
+        /// As it was named.
+        path: PathBuf,
+        /// Why.
+        source: Box<ModelError>,
+    },
 }
 
 impl OpenModelError {
@@ -62,7 +67,7 @@ impl OpenModelError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::NotNamed | Self::Device(_) => Exit::Usage,
-            Self::Model(_) => Exit::ModelMismatch,
+            Self::Model { .. } => Exit::ModelMismatch,
         }
     }
 }
@@ -94,7 +99,10 @@ impl ModelArgs {
                     tensor_bytes = progress.tensor_bytes;
                 });
                 bar.finish_and_clear();
-                let model = model?;
+                let model = model.map_err(|source| {
+                    let (path, source) = (folder.clone(), Box::new(source));
+                    OpenModelError::Model { path, source }
+                })?;
                 log_loaded(&model, tensor_bytes);
                 Ok(model)
             }

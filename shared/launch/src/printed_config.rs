@@ -9,13 +9,20 @@ use clap::{Arg, ArgMatches, Command};
 use crate::config_file::{ConfigFile, takes_many};
 use crate::flags::flags;
 
-/// The page for `command`, which is built, as it was `given`, and with the `file` that was read.
-pub(crate) fn printed(command: &Command, given: &ArgMatches, file: Option<&ConfigFile>) -> String {
+/// The page for `command`, which is built, as it was `given`, with the file that was read and what
+/// flags without a default come to here.
+pub(crate) fn printed(
+    command: &Command,
+    given: &ArgMatches,
+    (file, defaults): (Option<&ConfigFile>, &[(&'static str, String)]),
+) -> String {
     let mut page = String::new();
     for arg in flags(command) {
         let (key, source) = (name(arg), source(arg, given, file));
+        let default = defaults.iter().find(|(name, _)| *name == key);
+        let default = default.map(|(_, value)| scalar(value));
         // Writing to a string cannot fail.
-        let _ = match value(arg, given) {
+        let _ = match value(arg, given).or(default) {
             Some(value) => writeln!(page, "{key} = {value}  # {source}"),
             None => writeln!(page, "# {key} is not set"),
         };

@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use crate::config_file::{ConfigError, ConfigFile};
 use crate::failure::{Exit, Failure};
-use crate::flags::with_variables;
+use crate::flags::{variable_of, with_variables};
 use crate::printed_config::printed;
 use crate::stdout::say;
 
@@ -20,6 +21,9 @@ pub struct Program {
     pub variables: &'static str,
     /// The subcommand whose flags are the keys of its configuration file.
     pub configured: &'static str,
+    /// What flags without a default of their own come to on this machine, as far as that can be known
+    /// without the model: shown with the configuration.
+    pub defaults: fn() -> Vec<(&'static str, String)>,
 }
 
 /// What a command line comes to.
@@ -65,13 +69,17 @@ impl Program {
     /// # Errors
     /// [`Failure`] if the configuration file is wrong.
     fn arguments<C: CommandFactory + FromArgMatches>(&self) -> Result<Option<C>, Failure> {
-        match self.parse(&self.command::<C>(), std::env::args_os().collect()) {
+        let line: Vec<_> = std::env::args_os().collect();
+        match self.parse(&self.command::<C>(), line.clone()) {
             Ok(Parsed::Arguments(matches)) => match C::from_arg_matches(&matches) {
                 Ok(arguments) => Ok(Some(arguments)),
                 Err(error) => error.format(&mut self.command::<C>()).exit(),
             },
             Ok(Parsed::Config(page)) => say(page).map(|()| None),
-            Err(ParseError::Clap(error)) => error.exit(),
+            Err(ParseError::Clap(error)) => {
+                let is_set = |variable: &str| std::env::var_os(variable).is_some();
+                naming_variable(error, (self.variables, &line), is_set).exit()
+            }
             Err(ParseError::Config(error)) => Err(Failure::of(Exit::Usage)(error)),
         }
     }
@@ -90,7 +98,8 @@ impl Program {
         }
         match matches.subcommand() {
             Some((name, given)) if name == self.configured && wants_config(given) => {
-                let page = printed(&self.configured(command), given, file.as_ref());
+                let found = (file.as_ref(), &(self.defaults)()[..]);
+                let page = printed(&self.configured(command), given, found);
                 Ok(Parsed::Config(page))
             }
             _ => Ok(Parsed::Arguments(matches)),
@@ -104,6 +113,33 @@ impl Program {
         let found = command.find_subcommand(self.configured).cloned();
         found.unwrap_or(command)
     }
+}
+
+/// The error with the variable that a wrong value is from, where it is from one: otherwise it would name
+/// a flag that nobody gave. A flag that is given wins over its variable.
+fn naming_variable(
+    mut error: clap::Error,
+    (prefix, line): (&str, &[OsString]),
+    is_set: impl Fn(&str) -> bool,
+) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let is_of_name = |char: char| char.is_ascii_alphanumeric() || char == '-';
+    let name = flag.split(|char| !is_of_name(char)).next();
+    let Some(long) = name.and_then(|name| name.strip_prefix("--")) else {
+        return error;
+    };
+    let is_given = line.iter().filter_map(|arg| arg.to_str()).any(|arg| {
+        let rest = arg.strip_prefix("--").and_then(|it| it.strip_prefix(long));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    });
+    let variable = variable_of(long, prefix);
+    if !is_given && is_set(&variable) {
+        let named = format!("{variable}, the variable of {flag}");
+        error.insert(ContextKind::InvalidArg, ContextValue::String(named));
+    }
+    error
 }
 
 /// The subcommand that was given, below which others, and the configuration file that it names.

@@ -1,21 +1,20 @@
 //! The folder of all segments: a folder for each trust domain, one for what was damaged. It lists,
 //! bounds and tidies up; what a file holds is for others to say.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use edgeprompt_kv::PromptId;
 
+use crate::files::{UNFINISHED, create_dir};
 use crate::reader::{ReadError, SegmentReader};
 use crate::store::OpenError;
 use crate::{SegmentProblem, SegmentStore};
 
 /// How the name of a segment ends; before it stands the prompt's id.
 const SEGMENT: &str = "segment";
-/// While it is written.
-pub(crate) const UNFINISHED: &str = "unfinished";
 /// The folder of damaged files.
 const QUARANTINE: &str = "quarantine";
 
@@ -234,15 +233,6 @@ impl OpenError {
             ReadError::Io(source) => Self::Io { path, source },
         }
     }
-}
-
-/// Folders of their owner alone: which prompts are used is nobody else's business.
-pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
 }
 
 fn list(folder: &Path) -> Vec<PathBuf> {

@@ -7,12 +7,14 @@
 //!
 //! [`PromptId`]: edgeprompt_kv::PromptId
 
+pub mod files;
 mod folder;
 mod format;
 mod reader;
 mod store;
 mod writer;
 
+pub use files::NewFile;
 pub use folder::{KeptSegment, SegmentFolder};
 pub use format::{SEGMENT_HEADER_BYTES_MAX, SegmentInfo, SegmentProblem};
 pub use reader::{ReadError, SegmentReader};

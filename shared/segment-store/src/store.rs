@@ -1,23 +1,20 @@
 //! The segments of one trust domain: got by identity, put whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use edgeprompt_kv::{LayerKv, PromptId};
 
-use crate::folder::{self, SegmentFolder, UNFINISHED, create_dir, path_of};
+use crate::files::{NewFile, create_dir, mark_used};
+use crate::folder::{self, SegmentFolder, path_of};
 use crate::format::{SegmentInfo, SegmentProblem};
 use crate::reader::SegmentReader;
 use crate::writer::{EncodeError, SegmentWriter};
 
 /// Bytes written at a time.
 const WRITE_BYTES: usize = 1 << 20;
-
-/// Names tried for one file. Processes in containers often have one number, and may have crashed.
-const ATTEMPTS_MAX: u32 = 100;
 
 /// Why a segment that is kept is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +85,6 @@ pub struct SegmentStore {
     all: SegmentFolder,
     folder: PathBuf,
     bytes_max: u64,
-    /// Tells the unfinished files of one process apart.
-    written: AtomicU64,
 }
 
 impl SegmentStore {
@@ -98,7 +93,6 @@ impl SegmentStore {
             all,
             folder,
             bytes_max,
-            written: AtomicU64::new(0),
         }
     }
 
@@ -123,6 +117,11 @@ impl SegmentStore {
         }
     }
 
+    /// Whether a file of a prompt is there, whatever is in it.
+    pub fn has(&self, id: &PromptId) -> bool {
+        path_of(&self.folder, id).is_file()
+    }
+
     /// Makes the segment of a prompt the last one to go, if it is kept.
     pub fn mark_used(&self, id: &PromptId, now: SystemTime) {
         mark_used(&path_of(&self.folder, id), now);
@@ -145,34 +144,16 @@ impl SegmentStore {
         create_dir(&self.folder).map_err(WriteError::at(&self.folder))?;
         let id = info.id();
         let path = path_of(&self.folder, &id);
-        let (unfinished, file) = self.create_beside(&path)?;
+        let (new, file) = NewFile::create(&path).map_err(WriteError::at(&path))?;
         let sink = BufWriter::with_capacity(WRITE_BYTES, file);
         let writer = SegmentWriter::begin(sink, info);
         Ok(NewSegment {
             writer: writer.map_err(WriteError::encoding(&path))?,
-            unfinished,
+            new,
             path,
             all: self.all.clone(),
             bytes_max,
         })
-    }
-
-    fn create_beside(&self, path: &Path) -> Result<(Unfinished, File), WriteError> {
-        let process = std::process::id();
-        let mut attempts = 0..ATTEMPTS_MAX;
-        loop {
-            let number = self.written.fetch_add(1, Ordering::Relaxed);
-            let unfinished = path.with_extension(format!("{process}-{number}.{UNFINISHED}"));
-            match create(&unfinished) {
-                Ok(file) => return Ok((Unfinished(Some(unfinished)), file)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    if attempts.next().is_none() {
-                        return Err(WriteError::at(&unfinished)(error));
-                    }
-                }
-                Err(error) => return Err(WriteError::at(&unfinished)(error)),
-            }
-        }
     }
 }
 
@@ -180,7 +161,7 @@ impl SegmentStore {
 #[derive(Debug)]
 pub struct NewSegment {
     writer: SegmentWriter<BufWriter<File>>,
-    unfinished: Unfinished,
+    new: NewFile,
     path: PathBuf,
     all: SegmentFolder,
     bytes_max: u64,
@@ -209,55 +190,11 @@ impl NewSegment {
         let file = sink.into_inner().map_err(io::IntoInnerError::into_error);
         let written = file.and_then(|file| {
             file.set_modified(now)?;
-            file.sync_all()?;
-            self.unfinished.rename(&self.path)
+            self.new.finish(&file)
         });
         written.map_err(WriteError::at(&self.path))?;
-        // Best effort: without it a crash of the machine may forget the file, not damage it.
-        let folder = self.path.parent().map(File::open);
-        let _ = folder.map(|folder| folder.and_then(|folder| folder.sync_all()));
         // Others may have written at the same time.
         self.all.make_room(0, self.bytes_max, now);
         Ok(())
     }
-}
-
-/// A file that goes unless it is renamed. Once it is, its name may be another writer's.
-#[derive(Debug)]
-struct Unfinished(Option<PathBuf>);
-
-impl Unfinished {
-    fn rename(mut self, to: &Path) -> io::Result<()> {
-        let path = self.0.as_deref().unwrap_or(to);
-        fs::rename(path, to)?;
-        self.0 = None;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Fails only where nothing can be removed.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// A new file that is locked for as long as it is open, which tells it from a crashed writer's.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path)?;
-    // Where files cannot be locked they are not taken for a crashed writer's either.
-    let _ = file.try_lock();
-    Ok(file)
-}
-
-/// Best effort: the order is a convenience, and the folder may be read-only.
-fn mark_used(path: &Path, now: SystemTime) {
-    let opened = OpenOptions::new().append(true).open(path);
-    let _ = opened.and_then(|file| file.set_modified(now));
 }

@@ -55,6 +55,8 @@ pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
 pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
 pub const EDGE_KV_SOURCE_ANSWERS_TOTAL: &str = "edge_kv_source_answers_total";
+/// Counter, by [`REASON`]: questions to the cloud that brought no answer, or none for this model.
+pub const EDGE_CLOUD_FAILED_TOTAL: &str = "edge_cloud_failed_total";
 /// Counter, by [`REASON`]: segments that the disk cache could not read or keep.
 pub const EDGE_KV_DISK_FAILED_TOTAL: &str = "edge_kv_disk_failed_total";
 /// Counter, by [`REASON`]: layers of a cloud prompt that the edge computed itself.
@@ -237,6 +239,11 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_SOURCE_ANSWERS_TOTAL,
         Unit::Count,
         "Answers on a cloud prompt, by where its keys and values came from.",
+    ),
+    counter(
+        EDGE_CLOUD_FAILED_TOTAL,
+        Unit::Count,
+        "Questions to the cloud that brought no answer, or none for this model, by reason.",
     ),
     counter(
         EDGE_KV_DISK_FAILED_TOTAL,

@@ -21,6 +21,7 @@ use crate::serve::connections::{ClientPatience, Connections};
 use crate::serve::filling::Filler;
 use crate::serve::generator::Generator;
 use crate::serve::listening::{self, Security};
+use crate::serve::origins::Origins;
 use crate::serve::prompting::Seam;
 use crate::serve::segments::CloudPrompts;
 use crate::serve::server::{Capacity, CapacityConfig};
@@ -31,7 +32,14 @@ use crate::serve::timelines::Timelines;
 static METRICS: OnceLock<MetricsHandle> = OnceLock::new();
 
 fn app() -> Arc<App> {
+    app_for(&[])
+}
+
+/// An app that pages of these origins may use.
+fn app_for(origins: &[&str]) -> Arc<App> {
+    let origins = origins.iter().map(|origin| origin.parse().unwrap());
     Arc::new(App {
+        origins: Origins::new(origins.collect()),
         callers: Callers::anybody(1),
         ids: RequestIds::default(),
         metrics: METRICS.get_or_init(|| exporter::install().unwrap()).clone(),
@@ -115,6 +123,66 @@ async fn refused(addr: SocketAddr, line: &str, body: &str) -> (u16, String, Valu
 const ASK: &str = "POST /v1/completions";
 const ONE_TOKEN: &str = r#"{"prompt": [1], "max_tokens": 1}"#;
 
+/// The head of the answer to a request without a body.
+async fn head(addr: SocketAddr, line: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, _) = text.split_once("\r\n\r\n").unwrap();
+    head.to_lowercase()
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_and_no_others_may_use_the_server() {
+    const OURS: &str = "origin: https://ours.example\r\n";
+    const THEIRS: &str = "origin: https://theirs.example\r\n";
+    let first = |origin: &str| {
+        format!(
+            "{origin}access-control-request-method: POST\r\naccess-control-request-headers: authorization\r\n"
+        )
+    };
+    let addr = listening(app_for(&["https://ours.example", "http://localhost:3000"])).await;
+    let preflight = "OPTIONS /v1/chat/completions";
+    let allowed = head(addr, preflight, &first(OURS)).await;
+    for part in [
+        "http/1.1 204",
+        "access-control-allow-origin: https://ours.example",
+        "access-control-allow-methods: get, post",
+        "access-control-allow-headers: authorization, content-type",
+        "vary: origin",
+        "x-request-id: ",
+    ] {
+        assert!(allowed.contains(part), "{part} in {allowed}");
+    }
+    // Errors too: a page must be able to read them.
+    let answered = head(addr, "GET /v1/models", OURS).await;
+    assert!(answered.starts_with("http/1.1 503"), "{answered}");
+    assert!(answered.contains("access-control-allow-origin: https://ours.example"));
+    assert!(answered.contains("access-control-expose-headers: x-request-id"));
+    let refused = head(addr, preflight, &first(THEIRS)).await;
+    assert!(refused.starts_with("http/1.1 405"), "{refused}");
+    for headers in [THEIRS, ""] {
+        let answered = head(addr, "GET /version", headers).await;
+        assert!(answered.starts_with("http/1.1 200"), "{answered}");
+        assert!(!answered.contains("access-control"), "{answered}");
+        assert!(answered.contains("vary: origin"), "{answered}");
+    }
+    let everybody = listening(app_for(&["*"])).await;
+    let answered = head(everybody, "GET /version", THEIRS).await;
+    assert!(
+        answered.contains("access-control-allow-origin: *"),
+        "{answered}"
+    );
+    assert!(!answered.contains("allow-credentials"), "{answered}");
+    let nobody = listening(app()).await;
+    for (line, headers) in [(preflight, first(OURS)), ("GET /version", OURS.to_owned())] {
+        let answered = head(nobody, line, &headers).await;
+        assert!(!answered.contains("access-control"), "{answered}");
+    }
+}
+
 #[tokio::test]
 async fn while_the_model_is_being_loaded_it_is_503() {
     let app = app();
@@ -160,6 +228,39 @@ async fn a_dead_engine_is_503_and_every_request_fails() {
     let (head, body) = answer(addr, "GET /readyz", "").await;
     assert!(head.starts_with("http/1.1 503"), "{head}");
     assert_eq!(body["status"], "not ready");
+}
+
+#[test]
+fn text_is_tokenised_off_the_async_threads() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let app = app();
+        let _ = app.server.set(loaded_server());
+        let addr = listening(app).await;
+        // The one thread for what takes long is taken.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv());
+        let text = r#"{"prompt": "How much is it?", "max_tokens": 1}"#;
+        let asked: Vec<_> = ["POST /tokenize", ASK]
+            .map(|line| tokio::spawn(answer(addr, line, text)))
+            .into();
+        for _ in 0..50 {
+            let (head, _) = answer(addr, "GET /health", "").await;
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            assert!(asked.iter().all(|asked| !asked.is_finished()));
+        }
+        drop(release);
+        let _ = busy.await.unwrap();
+        for asked in asked {
+            // This model has no tokenizer, and that is found out there.
+            let (head, body) = asked.await.unwrap();
+            assert!(head.starts_with("http/1.1 400"), "{head} {body}");
+        }
+    });
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
-use cloud_node::library::PromptLibrary;
+use cloud_node::library::ServedLibrary;
 use cloud_node::service::{CloudService, PublicPrompts};
 use edgeprompt_engine::EngineLimits;
 use edgeprompt_model::{Model, ModelShape};
@@ -180,7 +180,7 @@ async fn a_cloud_that_says_nothing_is_waited_for_once_where_nobody_knows_the_tok
     let edge = EdgeIdentity::join(&identity.invite(HOUR).unwrap()).unwrap();
     let service = CloudService {
         computer: PromptComputer::start(Arc::clone(&world.model), 1 << 20),
-        library: PromptLibrary::default(),
+        library: ServedLibrary::default(),
         public_prompts: PublicPrompts::Refused,
     };
     let (loopback, config) = ((Ipv4Addr::LOCALHOST, 0).into(), LinkConfig::default());
