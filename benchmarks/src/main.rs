@@ -10,12 +10,15 @@ mod distribution;
 mod first_token;
 mod http;
 mod link;
+mod link_profile;
 mod pipeline;
 mod plot;
 mod provenance;
+mod report;
 mod result_dir;
 mod serve;
 mod serving;
+mod sharegpt;
 #[cfg(target_os = "linux")]
 mod soak;
 mod statistics;
@@ -56,8 +59,16 @@ enum Command {
     /// The edge process of `pipeline`, which starts it
     #[command(hide = true)]
     PipelineEdge(pipeline::edge::EdgeArgs),
+    /// One page of all results of a folder, with their plots
+    Report(report::ReportArgs),
     /// Requests to a server with OpenAI's API, ours or another, and what vLLM's `bench serve` says of it
     Serve(Box<serve::ServeArgs>),
+    /// Tokens per second of groups of requests on one cloud prompt: EdgePrompt beside PagedAttention
+    /// and RelayAttention
+    Sharegpt(Box<sharegpt::ShareGptArgs>),
+    /// The edge process of `sharegpt`, which starts it
+    #[command(hide = true)]
+    SharegptEdge(sharegpt::edge::EdgeArgs),
     /// Many streaming users for minutes, while the cloud, the link and the disk fail
     #[cfg(target_os = "linux")]
     Soak(Box<soak::SoakArgs>),
@@ -75,7 +86,10 @@ fn main() -> Result<ExitCode> {
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),
         Command::PipelineEdge(args) => pipeline::edge::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Serve(args) => return Ok(serve::run(&args)),
+        Command::Sharegpt(args) => sharegpt::run(&args),
+        Command::SharegptEdge(args) => sharegpt::edge::run(&args),
         #[cfg(target_os = "linux")]
         Command::Soak(args) => soak::run(&args),
         Command::Transfer(args) => transfer::run(&args),

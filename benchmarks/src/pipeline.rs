@@ -5,7 +5,7 @@
 mod busy;
 pub(crate) mod cloud;
 pub(crate) mod edge;
-mod messages;
+pub(crate) mod messages;
 pub(crate) mod plan;
 mod plots;
 mod point;
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &PipelineArgs) -> Result<()> {
 }
 
 /// The runtime of a child's network side: one thread beside those that compute.
-fn network_runtime() -> Result<Runtime> {
+pub(crate) fn network_runtime() -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).enable_all().build();
     runtime.context("the async runtime does not start")

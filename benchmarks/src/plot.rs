@@ -7,6 +7,7 @@ mod axis;
 pub(crate) mod colour;
 pub(crate) mod gantt;
 pub(crate) mod heat_map;
+pub(crate) mod line_plot;
 pub(crate) mod svg;
 #[cfg(target_os = "linux")]
 pub(crate) mod time_plot;

@@ -13,6 +13,8 @@ pub(crate) const ORANGE: Rgb = Rgb(0xe6, 0x9f, 0x00);
 pub(crate) const GREEN: Rgb = Rgb(0x00, 0x9e, 0x73);
 /// What should not be.
 pub(crate) const VERMILION: Rgb = Rgb(0xd5, 0x5e, 0x00);
+/// One more contender.
+pub(crate) const PURPLE: Rgb = Rgb(0xcc, 0x79, 0xa7);
 /// Nothing of either.
 pub(crate) const PALE: Rgb = Rgb(0xf4, 0xf4, 0xf0);
 

@@ -24,6 +24,24 @@ pub(crate) enum Paint {
     Colour(Rgb),
 }
 
+/// What marks a point: told apart without colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marker {
+    /// Round.
+    Disc,
+    /// Square.
+    Square,
+    /// A square on its corner.
+    Diamond,
+    /// On its base.
+    Triangle,
+    /// On its tip.
+    Wedge,
+}
+
+/// From the middle of a marker to its rim.
+const MARKER_RADIUS: f64 = 5.0;
+
 /// A rectangle, in pixels from the top left.
 #[derive(Clone, Copy)]
 pub(crate) struct Rect {
@@ -128,6 +146,28 @@ impl Svg {
         self.element(&format!(
             r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-linejoin="round"/>"#
         ));
+    }
+
+    /// Adds a marker around a point.
+    pub(crate) fn marker(&mut self, (x, y): (f64, f64), marker: Marker, colour: Rgb) {
+        let (r, fill) = (MARKER_RADIUS, colour.hex());
+        let corners: &[(f64, f64)] = match marker {
+            Marker::Disc => {
+                return self.element(&format!(
+                    r#"<circle cx="{x:.2}" cy="{y:.2}" r="{r:.2}" fill="{fill}"/>"#
+                ));
+            }
+            Marker::Square => &[(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+            Marker::Diamond => &[(0.0, -1.2), (1.2, 0.0), (0.0, 1.2), (-1.2, 0.0)],
+            Marker::Triangle => &[(0.0, -1.1), (1.1, 0.9), (-1.1, 0.9)],
+            Marker::Wedge => &[(0.0, 1.1), (1.1, -0.9), (-1.1, -0.9)],
+        };
+        let corners: Vec<_> = corners
+            .iter()
+            .map(|(dx, dy)| (x + dx * r, y + dy * r))
+            .collect();
+        let path = path(&corners);
+        self.element(&format!(r#"<polygon points="{path}" fill="{fill}"/>"#));
     }
 
     /// Adds a line of text whose baseline is at a point.

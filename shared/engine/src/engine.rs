@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use edgeprompt_attention::KvBlocks;
-use edgeprompt_kv::{LayerIndex, TokenId};
+use burn::tensor::Tensor;
+use edgeprompt_attention::{BlockPlace, KvBlocks};
+use edgeprompt_kv::{LayerIndex, OutOfBlocks, TokenId};
 use edgeprompt_model::Model;
 
 use crate::scheduler::{
@@ -188,6 +189,41 @@ impl Engine {
             },
         );
         Ok(id)
+    }
+
+    /// Gives a session what its prompts begin with, from a segment that is complete: concatenated with
+    /// what is private, and read by each sequence for itself. What does not fill a block is left out.
+    ///
+    /// # Errors
+    /// [`OutOfBlocks`]; nothing is changed then.
+    ///
+    /// # Panics
+    /// If a layer of the segment is missing, or it is not of these tokens.
+    pub fn adopt(
+        &mut self,
+        session: SessionId,
+        tokens: &[TokenId],
+        segment: &CloudSegment,
+    ) -> Result<(), OutOfBlocks> {
+        assert_eq!(segment.range().len(), tokens.len(), "a token for each key");
+        let blocks = self.scheduler.adopt(session, tokens)?;
+        let block_len = self.scheduler.limits().block_len.get();
+        let places: Arc<[BlockPlace]> = blocks
+            .iter()
+            .flat_map(|block| {
+                let block = block.as_usize();
+                (0..block_len).map(move |slot| BlockPlace { block, slot })
+            })
+            .collect();
+        for (layer, kv) in (0..).map(LayerIndex).zip(&mut self.kv) {
+            let view = segment.layers.get(layer).expect("the segment is complete");
+            let of_tokens = |tensor: &Tensor<3>| {
+                let adopted = tensor.clone().narrow(1, 0, places.len());
+                adopted.swap_dims(0, 1)
+            };
+            kv.write(&places, &of_tokens(&view.keys), &of_tokens(&view.values));
+        }
+        Ok(())
     }
 
     /// Ends a generation early; its blocks are free at once.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use edgeprompt_kv::{BlockPool, BlockTable, OutOfBlocks, TokenId};
+use edgeprompt_kv::{BlockId, BlockPool, BlockTable, OutOfBlocks, TokenId};
 
 use crate::prefix_cache::{PrefixCache, SessionId};
 
@@ -237,6 +237,35 @@ impl Scheduler {
         if let Some(mut running) = self.running.remove(&id) {
             running.table.clear(&mut self.pool);
         }
+    }
+
+    /// Blocks for what a session's prompts begin with, as many as `tokens` fill: its sequences find
+    /// them as if one of them had computed them. Their keys and values are the caller's to write.
+    ///
+    /// # Errors
+    /// [`OutOfBlocks`]; nothing is taken then.
+    pub fn adopt(
+        &mut self,
+        session: SessionId,
+        tokens: &[TokenId],
+    ) -> Result<Vec<BlockId>, OutOfBlocks> {
+        let block_len = self.limits.block_len.get();
+        let mut table = BlockTable::new(self.limits.block_len);
+        table.reserve(&mut self.pool, tokens.len() / block_len * block_len)?;
+        let blocks = table.blocks().to_vec();
+        let mut parent = None;
+        for (block, tokens) in blocks.iter().zip(tokens.chunks_exact(block_len)) {
+            if !self
+                .cache
+                .keep(&mut self.pool, (session, parent), tokens, *block)
+            {
+                break;
+            }
+            parent = Some(*block);
+        }
+        // The cache holds them now, and gives them back when somebody else needs them.
+        table.clear(&mut self.pool);
+        Ok(blocks)
     }
 
     /// Where the private tokens of a sequence lie, if it has its turn.

@@ -324,6 +324,38 @@ fn what_a_session_has_computed_is_not_computed_again() {
 }
 
 #[test]
+fn a_session_reads_an_adopted_segment_as_if_it_had_computed_it() {
+    let model = model();
+    // Not a whole number of blocks: the rest is computed.
+    let cloud: Vec<_> = (5..20).map(TokenId).collect();
+    let own = [TokenId(40), TokenId(41)];
+    let segment = CloudSegment::computed(&model, &cloud);
+    let session = SessionId([7; 32]);
+    let (mut engine, expected) = {
+        let mut sequence = Sequence::new(&model, Some(segment.clone()), SequenceOptions::default());
+        sequence.begin(&own);
+        while sequence.advance() != Progress::Complete {}
+        let first = crate::greedy(&sequence.logits());
+        (Engine::new(model, limits(20)), first)
+    };
+    engine.adopt(session, &cloud, &segment).unwrap();
+    assert_eq!(engine.block_usage().0, 0, "nobody holds them yet");
+    let prompt = [cloud.clone(), own.to_vec()].concat();
+    let asked = Generation {
+        prompt,
+        session: Some(session),
+        ..generation(1, 1, None)
+    };
+    engine.submit(asked).unwrap();
+    let outputs = engine.step().unwrap();
+    assert_eq!(outputs[0].shared_len, 12, "three blocks of four");
+    assert_eq!(outputs[0].chosen.token, expected);
+    let many: Vec<_> = (0..100).map(TokenId).collect();
+    let segment = CloudSegment::empty(&engine.model.geometry.clone(), 100);
+    assert!(engine.adopt(session, &many, &segment).is_err());
+}
+
+#[test]
 fn whoever_is_told_hears_of_each_layer_and_each_wait() {
     let model = model();
     let mut cloud = Arriving::new(&model, 0);

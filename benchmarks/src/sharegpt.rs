@@ -1,0 +1,98 @@
+//! `benchmarks sharegpt`: groups of requests that share a cloud prompt, answered by one engine in each
+//! of several modes, which differ only in where the prompt's keys and values come from and how they
+//! are read (EdgePrompt, arXiv 2504.11729, Figs. 3 to 5).
+//!
+//! Without `--request-rates` a group comes at once and the next when it is answered (Fig. 3); with
+//! them, requests come as they please (Figs. 4 and 5).
+
+mod contest;
+pub(crate) mod edge;
+mod lens;
+pub(crate) mod messages;
+mod nodes;
+mod outcome;
+mod plan;
+mod plots;
+mod report;
+
+use anyhow::Result;
+
+pub(crate) use plan::ShareGptArgs;
+
+use lens::Lens;
+use nodes::Nodes;
+use outcome::{GroupOutcome, Series};
+use plan::Plan;
+use report::Report;
+
+use crate::provenance::Provenance;
+
+/// Measures, prints tables and writes the files.
+pub(crate) fn run(args: &ShareGptArgs) -> Result<()> {
+    let plan = Plan::of(args)?;
+    let provenance = Provenance::gather()?;
+    let dir = args.result_dir.open()?;
+    let lens = Lens::of(args, &plan)?;
+    println!("{}", plan.in_words(&lens));
+    let mut nodes = Nodes::start(args, &plan)?;
+    let mut series = Vec::new();
+    match plan.request_rates.is_empty() {
+        true => {
+            for cloud_len in &plan.cloud_lens {
+                eprintln!("cloud prompt of {cloud_len} tokens");
+                series.extend(groups(&mut nodes, &plan, &lens, *cloud_len)?);
+            }
+        }
+        false => {
+            for rate in &plan.request_rates {
+                eprintln!("{rate} requests a second");
+                series.extend(at_rate(&mut nodes, &plan, &lens, *rate)?);
+            }
+        }
+    }
+    let report = Report::new(args, (&plan, &lens), provenance, &series);
+    report.print();
+    report.write(&dir)
+}
+
+/// Every group in every mode, the modes in turn, so that whatever else the machine does disturbs all of
+/// them.
+fn groups(nodes: &mut Nodes, plan: &Plan, lens: &Lens, cloud_len: usize) -> Result<Vec<Series>> {
+    let mut series = nodes.open(plan, lens, cloud_len)?;
+    for group in 0..plan.group_count() {
+        for turn in 0..series.len() {
+            let index = (turn + group) % series.len();
+            let requests = plan.group(lens, group);
+            let answered = nodes.answer(series[index].mode, requests)?;
+            eprintln!(
+                "  group {} of {}: {} in {:.1} s",
+                group + 1,
+                plan.group_count(),
+                series[index].mode,
+                answered.seconds
+            );
+            series[index].groups.push(GroupOutcome::of(answered));
+        }
+    }
+    nodes.close()?;
+    Ok(series)
+}
+
+/// All requests at one rate in each mode, from a cold start. The cloud prompt is computed when the first
+/// request is there, in whichever way.
+fn at_rate(nodes: &mut Nodes, plan: &Plan, lens: &Lens, rate: f64) -> Result<Vec<Series>> {
+    let mut all = Vec::new();
+    for mode in &plan.modes {
+        let opened = nodes.open_mode(plan, lens, (*mode, plan.cloud_lens[0]))?;
+        let requests = plan.arriving(lens, rate);
+        let answered = nodes.answer(*mode, requests)?;
+        eprintln!("  {mode} in {:.1} s", answered.seconds);
+        all.push(Series {
+            request_rate: Some(rate),
+            groups: vec![GroupOutcome::of(answered)],
+            ..opened
+        });
+        nodes.close()?;
+    }
+    Ok(all)
+}

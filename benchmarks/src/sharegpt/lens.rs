@@ -1,0 +1,72 @@
+//! How long the answers are: as ShareGPT's.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::plan::{Plan, ShareGptArgs};
+use crate::dataset::{Order, Oversampling, Rules, ShareGpt, ShareGptLens};
+
+/// Bytes of a token where the model has no tokenizer to count with: about what English text has.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// Lengths of answers.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Lens {
+    /// Of each request.
+    pub(crate) of_answers: Vec<usize>,
+    /// Where they come from, in words.
+    pub(crate) origin: String,
+}
+
+impl Lens {
+    /// For every request of a plan.
+    ///
+    /// # Errors
+    /// If the conversations cannot be read, or none can be used.
+    pub(crate) fn of(args: &ShareGptArgs, plan: &Plan) -> Result<Self> {
+        let (found, origin) = match (&args.sharegpt_output_len, &args.dataset_path) {
+            (Some(len), _) => (vec![len.get(); plan.num_prompts], "as told".to_owned()),
+            (None, Some(path)) => {
+                let rules = Rules {
+                    sample_count: plan.num_prompts,
+                    seed: plan.seed,
+                    order: Order::Shuffled,
+                    output_len: None,
+                    oversampling: Oversampling::WithReplacement,
+                };
+                let mut count = |text: &str| Ok(text.len().div_ceil(BYTES_PER_TOKEN));
+                let (samples, tally) = ShareGpt::open(path)?.samples(&rules, &mut count)?;
+                let lens = samples.iter().map(|sample| sample.output_len).collect();
+                let name = path.file_name().unwrap_or_default().display();
+                let origin = format!("{name}, {BYTES_PER_TOKEN} bytes a token: {tally}");
+                (lens, origin)
+            }
+            (None, None) => {
+                let lens = ShareGptLens::new(plan.seed).take(plan.num_prompts);
+                let lens = lens.map(|lens| lens.output).collect();
+                (lens, "lengths distributed as ShareGPT's".to_owned())
+            }
+        };
+        Ok(Self {
+            of_answers: found.into_iter().map(|len| plan.output_len(len)).collect(),
+            origin,
+        })
+    }
+
+    /// Of one request that only warms up.
+    pub(crate) fn short() -> Self {
+        Self {
+            of_answers: vec![4],
+            origin: String::new(),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "lengths of answers")]
+    pub(crate) fn mean(&self) -> f64 {
+        self.of_answers.iter().sum::<usize>() as f64 / self.of_answers.len().max(1) as f64
+    }
+
+    pub(crate) fn longest(&self) -> usize {
+        self.of_answers.iter().copied().max().unwrap_or(0)
+    }
+}
