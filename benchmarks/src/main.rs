@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod children;
+mod codecs;
 mod dataset;
 mod decode;
 mod distribution;
@@ -42,6 +43,8 @@ enum Command {
     /// `cloud-node serve`, as a process of the subcommands that need one
     #[command(hide = true)]
     CloudNodeServe(Box<serving::CloudNodeArgs>),
+    /// What each number format of keys and values costs and what it does to answers
+    Codecs(codecs::CodecsArgs),
     /// Tokens per second of many sequences on one cloud prompt, relay beside paged
     Decode(decode::DecodeArgs),
     /// `edge-node serve`, as a process of the subcommands that need one
@@ -79,6 +82,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     let done = match Cli::parse().command {
         Command::CloudNodeServe(args) => serving::cloud(&args),
+        Command::Codecs(args) => codecs::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::EdgeNodeServe(args) => serving::edge(&args),
         Command::FirstToken(args) => first_token::run(&args),

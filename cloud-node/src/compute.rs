@@ -114,9 +114,9 @@ impl PromptComputer {
         self.shared.shelf().store.bytes()
     }
 
-    /// A prompt if it is stored or being computed.
-    pub fn find(&self, id: &PromptId) -> Option<ServedPrompt> {
-        self.shared.shelf().find(id)
+    /// A prompt if it is stored or being computed, to be sent in a number format.
+    pub fn find(&self, id: &PromptId, dtype: KvDtype) -> Option<ServedPrompt> {
+        self.shared.shelf().find(id, dtype)
     }
 
     /// A prompt, computed from now on if nobody asked for it before. All who ask while it is being
@@ -124,10 +124,15 @@ impl PromptComputer {
     ///
     /// # Errors
     /// [`Busy`].
-    pub fn serve(&self, edge: &EdgeName, tokens: &Arc<[TokenId]>) -> Result<ServedPrompt, Busy> {
+    pub fn serve(
+        &self,
+        edge: &EdgeName,
+        tokens: &Arc<[TokenId]>,
+        dtype: KvDtype,
+    ) -> Result<ServedPrompt, Busy> {
         let id = PromptId::of(&self.model.digest, tokens);
         let mut shelf = self.shared.shelf();
-        if let Some(served) = shelf.find(&id) {
+        if let Some(served) = shelf.find(&id, dtype) {
             return Ok(served);
         }
         let kv = PromptKv {
@@ -139,7 +144,7 @@ impl PromptComputer {
         };
         let served = shelf.jobs.push(Job::new(kv, edge.clone()))?;
         self.shared.changed.notify_one();
-        Ok(served)
+        Ok(shelf.sent_as(served, dtype))
     }
 }
 
@@ -153,9 +158,28 @@ impl Drop for PromptComputer {
 }
 
 impl Shelf {
-    fn find(&mut self, id: &PromptId) -> Option<ServedPrompt> {
-        let computing = self.jobs.find(id);
-        computing.or_else(|| self.store.get(id).map(ServedPrompt::stored))
+    fn find(&mut self, id: &PromptId, dtype: KvDtype) -> Option<ServedPrompt> {
+        // Encoded before, it needs nothing that is exact, which may have gone.
+        let encoded = self.store.get(id, dtype);
+        if let Some(kv) = encoded.filter(|kv| kv.layers.is_complete()) {
+            return Some(ServedPrompt::stored(kv));
+        }
+        let exact = self.jobs.find(id);
+        let exact = exact.or_else(|| self.store.get(id, KvDtype::F32).map(ServedPrompt::stored));
+        exact.map(|served| self.sent_as(served, dtype))
+    }
+
+    /// What is computed exactly, in another number format: each layer is encoded once for everybody.
+    fn sent_as(&mut self, served: ServedPrompt, dtype: KvDtype) -> ServedPrompt {
+        if dtype == served.dtype() {
+            return served;
+        }
+        let encoded = self.store.get(&served.id(), dtype).unwrap_or_else(|| {
+            let new = Arc::new(served.empty_as(dtype));
+            self.store.insert(Arc::clone(&new));
+            new
+        });
+        served.sent_as(encoded)
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) struct Asker {
     tokenising: Arc<Semaphore>,
 }
 
+/// Who wants a prompt, and in which number format.
+type Wanted<'a> = (&'a Asker, KvDtype);
+
 /// A prompt that is there or on its way, with its text if it was made from one.
 struct Found {
     prompt: ServedPrompt,
@@ -72,14 +75,15 @@ impl Resolver {
         asker: &Asker,
     ) -> Result<(Manifest, ServedPrompt), Refusal> {
         let layers = self.layers(fetch)?;
-        let Found { prompt, text } = self.find(&fetch.prompt, asker).await?;
+        let wanted = (asker, fetch.dtype);
+        let Found { prompt, text } = self.find(&fetch.prompt, wanted).await?;
         let model = self.cloud.computer.model();
         let manifest = Manifest {
             fetch: fetch.fetch,
             prompt: prompt.id(),
             model: model.digest,
             geometry: model.geometry,
-            dtype: KvDtype::F32,
+            dtype: prompt.dtype(),
             layers,
             tokens: prompt.tokens().to_vec(),
             text: text.map(|text| text.to_string()),
@@ -94,9 +98,6 @@ impl Resolver {
             let cloud = model.digest;
             return Err(Refusal::ModelMismatch { cloud });
         }
-        if fetch.dtype != KvDtype::F32 {
-            return Err(Refusal::UnsupportedDtype { dtype: fetch.dtype });
-        }
         let layer_count = model.geometry.layer_count();
         let all = LayerRange::first(layer_count);
         let layers = fetch.layers.unwrap_or(all);
@@ -106,33 +107,34 @@ impl Resolver {
         Ok(layers)
     }
 
-    async fn find(&self, prompt: &PromptRef, asker: &Asker) -> Result<Found, Refusal> {
+    async fn find(&self, prompt: &PromptRef, wanted: Wanted<'_>) -> Result<Found, Refusal> {
         let library = self.cloud.library.now();
         match prompt {
             PromptRef::Named(name) => {
                 let unknown = || Refusal::UnknownPrompt { name: name.clone() };
                 let prompt = library.get(name).ok_or_else(unknown)?;
-                self.library_prompt(prompt, asker)
+                self.library_prompt(prompt, wanted)
             }
             PromptRef::Id(id) => {
                 if let Some(prompt) = library.find(id) {
-                    return self.library_prompt(prompt, asker);
+                    return self.library_prompt(prompt, wanted);
                 }
-                let computed = self.cloud.computer.find(id);
+                let (_, dtype) = wanted;
+                let computed = self.cloud.computer.find(id, dtype);
                 let prompt = computed.ok_or(Refusal::UnknownPromptId)?;
                 Ok(Found { prompt, text: None })
             }
-            PromptRef::Public(public) => self.public(public, asker).await,
+            PromptRef::Public(public) => self.public(public, wanted).await,
         }
     }
 
-    fn library_prompt(&self, prompt: &LibraryPrompt, asker: &Asker) -> Result<Found, Refusal> {
+    fn library_prompt(&self, prompt: &LibraryPrompt, wanted: Wanted<'_>) -> Result<Found, Refusal> {
         let text = Some(Arc::clone(&prompt.text));
-        let prompt = self.serve(&prompt.tokens, asker)?;
+        let prompt = self.serve(&prompt.tokens, wanted)?;
         Ok(Found { prompt, text })
     }
 
-    async fn public(&self, public: &PublicPrompt, asker: &Asker) -> Result<Found, Refusal> {
+    async fn public(&self, public: &PublicPrompt, wanted: Wanted<'_>) -> Result<Found, Refusal> {
         if self.cloud.public_prompts == PublicPrompts::Refused {
             let problem = PublicPromptProblem::NotOffered;
             return Err(Refusal::PublicPromptRefused(problem));
@@ -140,7 +142,7 @@ impl Resolver {
         let (tokens, text): (Arc<[TokenId]>, _) = match public {
             PublicPrompt::Tokens(tokens) => (tokens.as_slice().into(), None),
             PublicPrompt::Text(text) => {
-                let tokens = self.tokenise(text, asker).await;
+                let tokens = self.tokenise(text, wanted.0).await;
                 let tokens = tokens.map_err(|error| {
                     tracing::error!(%error, "a public text was not tokenised");
                     Refusal::Internal
@@ -159,7 +161,7 @@ impl Resolver {
             };
             return Err(Refusal::PublicPromptRefused(problem));
         }
-        let prompt = self.serve(&tokens, asker)?;
+        let prompt = self.serve(&tokens, wanted)?;
         Ok(Found { prompt, text })
     }
 
@@ -181,7 +183,11 @@ impl Resolver {
         Ok(tokens.await?)
     }
 
-    fn serve(&self, tokens: &Arc<[TokenId]>, asker: &Asker) -> Result<ServedPrompt, Refusal> {
+    fn serve(
+        &self,
+        tokens: &Arc<[TokenId]>,
+        (asker, dtype): Wanted<'_>,
+    ) -> Result<ServedPrompt, Refusal> {
         if tokens.is_empty() {
             return Err(Refusal::PromptEmpty);
         }
@@ -193,7 +199,7 @@ impl Resolver {
                 token_count_max: narrow(limit.token_count_max()),
             },
         )?;
-        let served = computer.serve(&asker.name, tokens);
+        let served = computer.serve(&asker.name, tokens, dtype);
         served.map_err(|busy| {
             tracing::warn!(%busy, "a prompt was not taken in");
             Refusal::Busy {

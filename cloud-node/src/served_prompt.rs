@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use edgeprompt_kv::{LayerIndex, LayerKv, PromptId, PromptKv, SegmentSlots, TokenId};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, PromptId, PromptKv, SegmentSlots, TokenId};
 use edgeprompt_protocol::KvSource;
 use edgeprompt_transport::ComputeSpan;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::job_queue::EdgeName;
 
@@ -15,6 +16,9 @@ use crate::job_queue::EdgeName;
 pub struct ServedPrompt {
     kv: Arc<PromptKv>,
     layers: Layers,
+    /// The same prompt in the number format in which it is sent, if that is another: a layer is
+    /// encoded when it is sent for the first time.
+    sent: Option<Arc<PromptKv>>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,7 +43,30 @@ impl ServedPrompt {
     /// A prompt of which every layer exists.
     pub(crate) const fn stored(kv: Arc<PromptKv>) -> Self {
         let layers = Layers::Stored;
-        Self { kv, layers }
+        let sent = None;
+        Self { kv, layers, sent }
+    }
+
+    /// The same prompt, sent from the slots of `sent`, which hold it in another number format.
+    pub(crate) fn sent_as(self, sent: Arc<PromptKv>) -> Self {
+        let sent = Some(sent);
+        Self { sent, ..self }
+    }
+
+    /// Empty slots for the same prompt in another number format.
+    pub(crate) fn empty_as(&self, dtype: KvDtype) -> PromptKv {
+        PromptKv {
+            id: self.kv.id,
+            tokens: Arc::clone(&self.kv.tokens),
+            geometry: self.kv.geometry,
+            dtype,
+            layers: SegmentSlots::empty(self.kv.layers.layer_count()),
+        }
+    }
+
+    /// The number format in which it is sent.
+    pub fn dtype(&self) -> KvDtype {
+        self.sent.as_ref().unwrap_or(&self.kv).dtype
     }
 
     /// Its identity.
@@ -77,7 +104,17 @@ impl ServedPrompt {
                 spans.get(layer).copied().ok_or(lost)?
             }
         };
-        Ok((self.kv.layers.get(layer).ok_or(lost)?.clone(), span))
+        let computed = self.kv.layers.get(layer).ok_or(lost)?.clone();
+        let Some(sent) = self.sent.clone() else {
+            return Ok((computed, span));
+        };
+        // Milliseconds of work, which are not the async threads'.
+        let encoding = spawn_blocking(move || {
+            let encode = || computed.recoded(sent.dtype);
+            sent.layers.get_or_fill(layer, encode).cloned()
+        });
+        let encoded = encoding.await.ok().flatten();
+        Ok((encoded.ok_or(lost)?, span))
     }
 }
 
@@ -123,8 +160,11 @@ impl Job {
             spans: self.spans.clone(),
             ready: self.ready.subscribe(),
         };
-        let kv = Arc::clone(&self.kv);
-        ServedPrompt { kv, layers }
+        ServedPrompt {
+            kv: Arc::clone(&self.kv),
+            layers,
+            sent: None,
+        }
     }
 
     /// Whether anybody still waits for it.

@@ -164,16 +164,6 @@ async fn what_cannot_be_served_is_refused_with_a_reason() {
             cloud: cloud_digest
         }
     );
-    let half = Fetch {
-        dtype: KvDtype::F16,
-        ..fetch(vec![1])
-    };
-    assert_eq!(
-        refusal(half).await,
-        Refusal::UnsupportedDtype {
-            dtype: KvDtype::F16
-        }
-    );
     let beyond = Fetch {
         layers: LayerRange::new(0, 7),
         ..fetch(vec![1])
@@ -191,4 +181,33 @@ async fn what_cannot_be_served_is_refused_with_a_reason() {
         refused.to_string().contains("its own prompts only"),
         "{refused}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_number_format_is_sent_and_kept() {
+    let cloud = start(PublicPrompts::Accepted);
+    let link = cloud.edge().await;
+    let (model, tokens) = (cloud.computer.model(), 1..60);
+    let ids: Vec<_> = tokens.clone().map(TokenId).collect();
+    let layer_count = model.decoder.layers().len();
+    let mut kept_bytes = 0;
+    // One that loses something comes first: it is encoded while the prompt is computed.
+    for dtype in KvDtype::ALL.into_iter().rev() {
+        let expected: Vec<_> = SegmentPrefill::start(model, &ids)
+            .map(|(layer, view)| {
+                (
+                    layer,
+                    layer_from_view(&view, &model.geometry, dtype).unwrap(),
+                )
+            })
+            .collect();
+        for _ in 0..2 {
+            let fetch = cloud.fetch(&link, tokens.clone().collect());
+            let (_, layers) = cloud.layers(Fetch { dtype, ..fetch }, &link).await;
+            assert_eq!(layers, expected, "{dtype}");
+        }
+        kept_bytes += layer_count * model.geometry.layer_bytes(ids.len(), dtype);
+    }
+    assert_eq!(cloud.computer.computed_count(), 1);
+    assert_eq!(cloud.computer.stored_bytes(), kept_bytes);
 }

@@ -23,6 +23,7 @@ use crate::patience::Patience;
 use crate::private::{PrivateIds, PrivateText, PrivateTokens};
 use crate::remembered::{MemoryArgs, RememberedPrompt, RememberedPrompts};
 use crate::speech::Speech;
+use crate::wire_codec::WireArgs;
 
 /// How long the program stays for a fetch that is under way when the answer is there.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -46,6 +47,8 @@ pub struct AskArgs {
     require_cloud: bool,
     #[command(flatten)]
     public: PublicArgs,
+    #[command(flatten)]
+    wire: WireArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -149,6 +152,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
         .build()
         .map_err(Failure::of(Exit::Usage))?;
     let uplink = runtime.block_on(link::uplink(&args.cloud.addr, &identity))?;
+    let uplink = uplink.asking_for(args.wire.dtype()?);
     let asked_at = Instant::now();
     let fetched = runtime.block_on(CloudPrompt::fetch(&uplink, &model, prompt));
     // The link closes when the layers are in, whatever the private prompt is and however long the

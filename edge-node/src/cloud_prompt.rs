@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use edgeprompt_kv::{KvDtype, LayerIndex, LayerRange};
+use edgeprompt_kv::{LayerIndex, LayerRange};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{Fetch, FetchId, KvSource, Manifest, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_segment_store::SegmentReader;
@@ -159,7 +159,7 @@ pub(crate) struct Offer {
 /// Why a segment on disk is not offered.
 #[derive(Debug)]
 pub(crate) enum DiskMiss {
-    /// It is of another model or number format: several edges may share a folder.
+    /// It is of another model: several edges may share a folder.
     OfOthers,
     /// It says that it is of this model and cannot be.
     Damaged(&'static str),
@@ -293,7 +293,7 @@ impl Offer {
     ) -> Result<Self, DiskMiss> {
         let asked_at = Instant::now();
         let info = reader.info();
-        if (info.model, info.dtype) != (model.digest, KvDtype::F32) {
+        if info.model != model.digest {
             return Err(DiskMiss::OfOthers);
         }
         let manifest = Manifest {
@@ -313,7 +313,8 @@ impl Offer {
             model: model.digest,
             prompt: prompt.clone(),
             layers: None,
-            dtype: KvDtype::F32,
+            // Whoever sends the rest sends it in the same number format.
+            dtype: manifest.dtype,
         };
         let expected = Expected {
             model: Arc::clone(model),
@@ -385,7 +386,7 @@ impl Request<'_> {
             model: self.model.digest,
             prompt: self.prompt.clone(),
             layers: self.asked_layers(),
-            dtype: KvDtype::F32,
+            dtype: self.uplink.dtype(),
         };
         let stream = link.fetch(fetch.clone()).await?;
         let one_way: Duration = link.stats().rtt / 2;

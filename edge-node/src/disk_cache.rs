@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 use edgeprompt_engine::{CloudSegment, layer_from_view};
-use edgeprompt_kv::{KvDtype, LayerIndex, PromptId};
+use edgeprompt_kv::{LayerIndex, LayerKv, PromptId};
 use edgeprompt_launch::xdg_dir;
 use edgeprompt_segment_store::{
     OpenError, ReadError, SegmentFolder, SegmentInfo, SegmentReader, SegmentStore, WriteError,
@@ -178,9 +178,14 @@ impl DiskCache {
         self.store.quarantine(id);
     }
 
-    /// Keeps a complete segment. Says whether it is kept now.
-    pub fn keep(&self, info: SegmentInfo, segment: &CloudSegment) -> bool {
-        match self.write(info, segment) {
+    /// Keeps a complete segment; layers that came `encoded` in the number format of the segment as
+    /// they came. Says whether it is kept now.
+    pub fn keep(
+        &self,
+        info: SegmentInfo,
+        (segment, encoded): (&CloudSegment, &[Option<LayerKv>]),
+    ) -> bool {
+        match self.write(info, segment, encoded) {
             Ok(()) => true,
             Err(error @ WriteError::NoRoom { .. }) => {
                 self.warn_once(Failed::NoRoom, &error);
@@ -193,16 +198,26 @@ impl DiskCache {
         }
     }
 
-    fn write(&self, info: SegmentInfo, segment: &CloudSegment) -> Result<(), WriteError> {
-        let geometry = info.geometry;
+    fn write(
+        &self,
+        info: SegmentInfo,
+        segment: &CloudSegment,
+        encoded: &[Option<LayerKv>],
+    ) -> Result<(), WriteError> {
+        let (geometry, dtype) = (info.geometry, info.dtype);
         let mut new = self.store.begin(info, SystemTime::now())?;
         for layer in (0..geometry.layer_count()).map(LayerIndex) {
+            let as_it_came = encoded.get(layer.as_usize()).and_then(Option::as_ref);
+            if let Some(kv) = as_it_came.filter(|kv| kv.dtype() == dtype) {
+                new.layer(kv)?;
+                continue;
+            }
             // A layer that is missing or of another shape leaves the segment incomplete, which
             // `commit` refuses.
             let Some(view) = segment.layers.get(layer) else {
                 break;
             };
-            let Ok(kv) = layer_from_view(view, &geometry, KvDtype::F32) else {
+            let Ok(kv) = layer_from_view(view, &geometry, dtype) else {
                 break;
             };
             new.layer(&kv)?;
@@ -227,7 +242,7 @@ impl DiskCache {
 mod tests {
     use std::io::ErrorKind;
 
-    use edgeprompt_kv::{KvGeometry, LayerKv, TokenId};
+    use edgeprompt_kv::{KvDtype, KvGeometry, TokenId};
     use edgeprompt_segment_store::SegmentProblem;
 
     use super::*;

@@ -25,3 +25,4 @@ pub mod remembered;
 pub mod serve;
 mod speech;
 pub mod uplink;
+pub mod wire_codec;

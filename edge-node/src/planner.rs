@@ -22,6 +22,8 @@ pub struct CloudEstimate {
     pub link: LinkEstimate,
     /// How fast it computed the layer that came last; no time at all if that was stored.
     pub speed: PrefillSpeed,
+    /// The number format in which layers come.
+    pub dtype: KvDtype,
 }
 
 /// Plans fetches for one model on this edge.
@@ -45,10 +47,10 @@ impl Planner {
         token_count: usize,
         cloud: Option<CloudEstimate>,
     ) -> LayerIndex {
-        let Some(CloudEstimate { link, speed }) = cloud else {
+        let Some(CloudEstimate { link, speed, dtype }) = cloud else {
             return LayerIndex(0);
         };
-        let bytes = model.geometry.layer_bytes(token_count, KvDtype::F32);
+        let bytes = model.geometry.layer_bytes(token_count, dtype);
         let costs = LayerCosts {
             layer_count: model.geometry.layer_count(),
             computing: self.speed.layer(token_count),
@@ -103,6 +105,7 @@ mod tests {
             let estimate = CloudEstimate {
                 link: LinkEstimate { rate, rtt },
                 speed: PrefillSpeed::new(Duration::ZERO, 1),
+                dtype: KvDtype::F32,
             };
             planner.first_to_fetch(&model, 100, Some(estimate)).0
         };

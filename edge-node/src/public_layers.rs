@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{CloudSegment, SegmentPrefill, checked_view_from_layer};
-use edgeprompt_kv::{KvDtype, LayerIndex, TokenId};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_telemetry::names;
 use edgeprompt_telemetry::timeline::{LayerTimeline, Span};
@@ -36,6 +36,9 @@ pub(crate) struct Waiter<'a> {
 pub(crate) struct PublicLayers<'a> {
     model: &'a Model,
     pub(crate) segment: CloudSegment,
+    /// Layers that came in a number format that loses something, as they came: what is kept must
+    /// not lose more.
+    pub(crate) encoded: Vec<Option<LayerKv>>,
     tokens: Vec<TokenId>,
     /// Layers that may still come; `None` if none will.
     arrivals: Option<Receiver<Arrival>>,
@@ -67,6 +70,7 @@ impl<'a> PublicLayers<'a> {
         let mut layers = Self {
             model,
             segment: CloudSegment::empty(&model.geometry, 0),
+            encoded: vec![None; model.decoder.layers().len()],
             tokens: Vec::new(),
             arrivals: None,
             first_expected: end,
@@ -266,7 +270,10 @@ impl<'a> PublicLayers<'a> {
                 match checked_view_from_layer(&received.kv, &self.model.geometry, &device) {
                     Ok(view) => {
                         // A layer that was computed here in the meantime is as good.
-                        let _ = self.segment.layers.fill(received.layer, view);
+                        let filled = self.segment.layers.fill(received.layer, view);
+                        if filled.is_ok() && !received.kv.dtype().is_exact() {
+                            self.encoded[received.layer.as_usize()] = Some(received.kv);
+                        }
                         // The bytes became a tensor, on the engine's thread.
                         self.record_work(received.layer, start);
                         on(Event::LayerArrived(received.layer));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::kv_origin::KvOrigin;
 use crate::planner::CloudEstimate;
 use crate::prefill_speed::PrefillSpeed;
+use edgeprompt_kv::KvDtype;
 use edgeprompt_transport::{
     BindError, BitRate, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig,
     LinkEstimate, SentMessages,
@@ -25,6 +26,8 @@ const ESTIMATE_LASTS: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Uplink {
     origin: KvOrigin,
+    /// The number format asked for.
+    dtype: KvDtype,
     /// Ways to reach the cloud, tried in turn.
     routes: Arc<[Route]>,
     sent: SentMessages,
@@ -104,6 +107,17 @@ impl Uplink {
         Self::over(KvOrigin::Peer, addrs, bind)
     }
 
+    /// The same way, on which keys and values are asked for in another number format than f32.
+    #[must_use]
+    pub fn asking_for(self, dtype: KvDtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// The number format in which keys and values are asked for.
+    pub const fn dtype(&self) -> KvDtype {
+        self.dtype
+    }
+
     fn over(
         origin: KvOrigin,
         addrs: &[SocketAddr],
@@ -118,6 +132,7 @@ impl Uplink {
         let routes = addrs.iter().map(route).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             origin,
+            dtype: KvDtype::F32,
             routes: routes.into(),
             sent: SentMessages::new(),
             dialling: Arc::new(Semaphore::new(1)),
@@ -173,7 +188,8 @@ impl Uplink {
             rtt: rtt?,
         };
         let (speed, _) = state.cloud_speed?;
-        Some(CloudEstimate { link, speed })
+        let dtype = self.dtype;
+        Some(CloudEstimate { link, speed, dtype })
     }
 
     /// What is known of the way to the cloud, by this link and those before it.

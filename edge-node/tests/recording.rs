@@ -21,7 +21,7 @@ use edge_node::cloud_prompt::CloudPrompt;
 use edge_node::patience::Patience;
 use edge_node::uplink::Uplink;
 use edgeprompt_engine::SequenceOptions;
-use edgeprompt_kv::PromptId;
+use edgeprompt_kv::{KvDtype, PromptId};
 use edgeprompt_model::{ComputeDevice, Model};
 use edgeprompt_protocol::codec::encode_to_cloud;
 use edgeprompt_protocol::{CloudRequest, Fetch, PromptName, PromptRef};
@@ -226,7 +226,10 @@ async fn fifty_private_prompts_leave_fifty_equal_records_and_no_trace() {
         let whole = [public.as_slice(), made.private.for_engine()].concat();
         for secret in [made.private.for_engine(), &whole] {
             let id = PromptId::of(&world.model.digest, secret);
-            assert!(world.computer.find(&id).is_none(), "session {index}");
+            assert!(
+                world.computer.find(&id, KvDtype::F32).is_none(),
+                "session {index}"
+            );
         }
         let (session, answered) = world.session(made).await;
         assert_eq!(answered.recomputed, None, "session {index}");

@@ -69,7 +69,7 @@ fn store(
     tokens: &Arc<[TokenId]>,
 ) -> Result<Stored> {
     let busy = BusyThreads::start();
-    let mut served = computer.serve(&EdgeName::from("benchmark"), tokens)?;
+    let mut served = computer.serve(&EdgeName::from("benchmark"), tokens, KvDtype::F32)?;
     let last = LayerIndex(model.geometry.layer_count() - 1);
     runtime.block_on(served.layer(last))?;
     let busy_threads = busy.so_far();

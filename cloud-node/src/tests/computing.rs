@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use edgeprompt_kv::{LayerIndex, LayerKv, TokenId};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv, TokenId};
 use edgeprompt_protocol::KvSource;
 
 use super::{Gate, LAYER_COUNT, Outcome, TOKEN_BYTES, model, prompt};
@@ -22,7 +22,9 @@ async fn a_store_for_two_keeps_two_of_ten_prompts() {
     let bytes_max = 2 * 10 * TOKEN_BYTES;
     let computer = PromptComputer::start(model(), bytes_max);
     for number in 0..10 {
-        let served = computer.serve(&"edge".into(), &prompt(number)).unwrap();
+        let served = computer
+            .serve(&"edge".into(), &prompt(number), KvDtype::F32)
+            .unwrap();
         assert_eq!(served.source(), KvSource::Computing);
         layers(served).await.unwrap();
         assert_eq!(computer.computing_count(), 0);
@@ -31,7 +33,7 @@ async fn a_store_for_two_keeps_two_of_ten_prompts() {
     assert_eq!(computer.stored_bytes(), bytes_max);
     let source = |number| {
         computer
-            .serve(&"edge".into(), &prompt(number))
+            .serve(&"edge".into(), &prompt(number), KvDtype::F32)
             .unwrap()
             .source()
     };
@@ -46,7 +48,9 @@ async fn prompts_in_use_are_served_beside_a_full_store() {
     let computer = PromptComputer::start(model(), bytes_max);
     let mut held = Vec::new();
     for number in 0..5 {
-        let served = computer.serve(&"edge".into(), &prompt(number)).unwrap();
+        let served = computer
+            .serve(&"edge".into(), &prompt(number), KvDtype::F32)
+            .unwrap();
         held.push(served.clone());
         layers(served).await.unwrap();
     }
@@ -59,15 +63,21 @@ async fn prompts_in_use_are_served_beside_a_full_store() {
 #[tokio::test]
 async fn a_panic_loses_one_prompt_and_no_other() {
     let (mut gate, computer) = Gate::computer(model(), 1 << 20);
-    let first = computer.serve(&"edge".into(), &prompt(1)).unwrap();
-    let second = computer.serve(&"edge".into(), &prompt(2)).unwrap();
+    let first = computer
+        .serve(&"edge".into(), &prompt(1), KvDtype::F32)
+        .unwrap();
+    let second = computer
+        .serve(&"edge".into(), &prompt(2), KvDtype::F32)
+        .unwrap();
     gate.at_gate().await;
     gate.open(Outcome::Panic);
     assert_eq!(layers(first).await, Err(ComputationLost(0)));
     gate.open(Outcome::Computed);
     assert!(layers(second).await.is_ok());
 
-    let again = computer.serve(&"edge".into(), &prompt(1)).unwrap();
+    let again = computer
+        .serve(&"edge".into(), &prompt(1), KvDtype::F32)
+        .unwrap();
     gate.open(Outcome::Computed);
     assert!(
         layers(again).await.is_ok(),
@@ -83,22 +93,32 @@ async fn a_panic_loses_one_prompt_and_no_other() {
 async fn a_panic_of_the_tensor_library_is_survived_as_well() {
     let computer = PromptComputer::start(model(), 1 << 20);
     let beyond: Arc<[TokenId]> = [TokenId(1_000_000)].into();
-    let served = computer.serve(&"edge".into(), &beyond).unwrap();
+    let served = computer
+        .serve(&"edge".into(), &beyond, KvDtype::F32)
+        .unwrap();
     assert!(
         layers(served).await.is_err(),
         "the vocabulary has 64 tokens"
     );
-    let served = computer.serve(&"edge".into(), &prompt(1)).unwrap();
+    let served = computer
+        .serve(&"edge".into(), &prompt(1), KvDtype::F32)
+        .unwrap();
     assert!(layers(served).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_prompt_that_nobody_waits_for_is_never_computed() {
     let (mut gate, computer) = Gate::computer(model(), 1 << 20);
-    let first = computer.serve(&"edge".into(), &prompt(1)).unwrap();
+    let first = computer
+        .serve(&"edge".into(), &prompt(1), KvDtype::F32)
+        .unwrap();
     gate.at_gate().await;
-    let withdrawn = computer.serve(&"edge".into(), &prompt(2)).unwrap();
-    let third = computer.serve(&"edge".into(), &prompt(3)).unwrap();
+    let withdrawn = computer
+        .serve(&"edge".into(), &prompt(2), KvDtype::F32)
+        .unwrap();
+    let third = computer
+        .serve(&"edge".into(), &prompt(3), KvDtype::F32)
+        .unwrap();
     drop(withdrawn);
     gate.open(Outcome::Computed);
     assert_eq!(gate.at_gate().await, prompt(3).to_vec());
@@ -110,8 +130,12 @@ async fn a_prompt_that_nobody_waits_for_is_never_computed() {
 #[tokio::test]
 async fn who_still_waits_when_the_computer_goes_learns_it() {
     let (mut gate, computer) = Gate::computer(model(), 1 << 20);
-    let first = computer.serve(&"edge".into(), &prompt(1)).unwrap();
-    let second = computer.serve(&"edge".into(), &prompt(2)).unwrap();
+    let first = computer
+        .serve(&"edge".into(), &prompt(1), KvDtype::F32)
+        .unwrap();
+    let second = computer
+        .serve(&"edge".into(), &prompt(2), KvDtype::F32)
+        .unwrap();
     gate.at_gate().await;
     drop(computer);
     assert_eq!(layers(second).await, Err(ComputationLost(0)));

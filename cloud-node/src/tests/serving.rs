@@ -119,7 +119,10 @@ async fn an_edge_that_leaves_takes_its_waiting_prompts_with_it() {
     let first = cloud.fetch(&staying, public(1)).await.unwrap();
     gate.at_gate().await;
     let abandoned = cloud.fetch(&leaving, public(2)).await.unwrap();
-    let waiting = cloud.computer.find(&abandoned.manifest().prompt).unwrap();
+    let waiting = cloud
+        .computer
+        .find(&abandoned.manifest().prompt, KvDtype::F32)
+        .unwrap();
     let last = cloud.fetch(&staying, public(3)).await.unwrap();
     leaving.close();
     drop((abandoned, leaving));
@@ -142,7 +145,10 @@ async fn a_withdrawn_fetch_takes_its_waiting_prompt_with_it() {
     let first = cloud.fetch(&edge, public(1)).await.unwrap();
     gate.at_gate().await;
     let withdrawn = cloud.fetch(&edge, public(2)).await.unwrap();
-    let waiting = cloud.computer.find(&withdrawn.manifest().prompt).unwrap();
+    let waiting = cloud
+        .computer
+        .find(&withdrawn.manifest().prompt, KvDtype::F32)
+        .unwrap();
     // The link stays, and so does the other fetch on it.
     drop(withdrawn);
     waiting.alone().await;

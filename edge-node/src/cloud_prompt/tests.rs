@@ -1,6 +1,6 @@
 //! What a manifest is compared with, and where.
 
-use edgeprompt_kv::PromptId;
+use edgeprompt_kv::{KvDtype, PromptId};
 use edgeprompt_model::ComputeDevice;
 
 use super::*;

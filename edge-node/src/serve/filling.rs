@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::CloudSegment;
-use edgeprompt_kv::LayerIndex;
+use edgeprompt_kv::{LayerIndex, LayerKv};
 use edgeprompt_model::Model;
 use edgeprompt_segment_store::SegmentInfo;
 use edgeprompt_telemetry::names;
@@ -153,15 +153,25 @@ pub(crate) struct Keep {
 }
 
 impl Keep {
-    fn keep(self, segment: &CloudSegment, bytes: OriginBytes) -> Keeping {
+    fn keep(self, brought: &Brought, bytes: OriginBytes) -> Keeping {
         let layer_count = u64::from(self.info.geometry.layer_count());
         let all_bytes = self.info.layer_bytes() as u64 * layer_count;
         let is_there = bytes.of(KvOrigin::Disk) == all_bytes;
-        match is_there || self.disk.keep(self.info, segment) {
+        match is_there
+            || self
+                .disk
+                .keep(self.info, (&brought.segment, &brought.encoded))
+        {
             true => Keeping::Kept,
             false => Keeping::NotKept,
         }
     }
+}
+
+/// The layers of a complete segment.
+struct Brought {
+    segment: CloudSegment,
+    encoded: Vec<Option<LayerKv>>,
 }
 
 /// A segment that is being filled.
@@ -227,7 +237,7 @@ impl Filler {
         let (filler, writing) = (self.clone(), Arc::clone(&log));
         let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
         let started = thread.spawn(move || {
-            let (filled, segment) = filler.fill(cloud, patience, (hand_out, &writing));
+            let (filled, brought) = filler.fill(cloud, patience, (hand_out, &writing));
             let bytes = filled.bytes;
             tracing::info!(
                 tokens = token_count,
@@ -241,7 +251,7 @@ impl Filler {
             tell.send_replace(Filling::Filled(filled));
             filler.generator.wake();
             let kept = keep.map_or(Keeping::NotKept, |(keep, _place)| {
-                keep.keep(&segment, bytes)
+                keep.keep(&brought, bytes)
             });
             tell_kept.send_replace(kept);
         });
@@ -261,7 +271,7 @@ impl Filler {
         cloud: Cloud,
         patience: Patience,
         (hand_out, log): (oneshot::Sender<CloudSegment>, &FillLog),
-    ) -> (Filled, CloudSegment) {
+    ) -> (Filled, Brought) {
         let waiter = Waiter {
             model: &self.model,
             asked_at: log.began_at(),
@@ -296,6 +306,10 @@ impl Filler {
             loss: recomputed.map(|it| it.loss),
             chosen_count: layers.chosen_count,
         };
-        (filled, layers.segment)
+        let brought = Brought {
+            segment: layers.segment,
+            encoded: layers.encoded,
+        };
+        (filled, brought)
     }
 }

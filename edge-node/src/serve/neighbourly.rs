@@ -58,10 +58,12 @@ struct Held {
 }
 
 enum Layers {
-    Memory(CloudSegment),
+    /// Exact, and the number format to send it in.
+    Memory(CloudSegment, KvDtype),
     Disk {
         disk: Arc<DiskCache>,
         reader: SegmentReader<File>,
+        dtype: KvDtype,
     },
 }
 
@@ -154,9 +156,6 @@ impl Neighbourly {
             let cloud = model.digest;
             return Err(Refusal::ModelMismatch { cloud });
         }
-        if fetch.dtype != KvDtype::F32 {
-            return Err(Refusal::UnsupportedDtype { dtype: fetch.dtype });
-        }
         let layer_count = model.geometry.layer_count();
         let layers = fetch
             .layers
@@ -164,13 +163,13 @@ impl Neighbourly {
         if layers.bounds().end > layer_count {
             return Err(Refusal::LayersOutOfRange { layer_count });
         }
-        let held = self.held(&fetch.prompt).await?;
+        let held = self.held(&fetch.prompt, fetch.dtype).await?;
         let manifest = Manifest {
             fetch: fetch.fetch,
             prompt: held.id,
             model: model.digest,
             geometry: model.geometry,
-            dtype: KvDtype::F32,
+            dtype: fetch.dtype,
             layers,
             tokens: held.tokens.clone(),
             text: held.text.clone(),
@@ -179,7 +178,8 @@ impl Neighbourly {
         Ok((manifest, held))
     }
 
-    async fn held(&self, prompt: &PromptRef) -> Result<Held, Refusal> {
+    /// A prompt in a number format: as it came, or encoded from what lost nothing.
+    async fn held(&self, prompt: &PromptRef, dtype: KvDtype) -> Result<Held, Refusal> {
         let here = self.prompts.list().into_iter();
         let mut complete = here.filter(|(_, prompt)| prompt.segment.is_complete());
         let (found, missing) = match prompt {
@@ -199,20 +199,25 @@ impl Neighbourly {
             }
         };
         if let Some((_, prompt)) = found {
+            if !prompt.dtype.is_exact() {
+                // Tensors that lost something are nobody's but ours; the disk has what came.
+                let unsupported = Refusal::UnsupportedDtype { dtype };
+                return self.on_disk(prompt.id, dtype).await.ok_or(unsupported);
+            }
             return Ok(Held {
                 id: prompt.id,
                 tokens: prompt.tokens.to_vec(),
                 text: prompt.text.as_deref().map(str::to_owned),
-                layers: Layers::Memory(prompt.segment),
+                layers: Layers::Memory(prompt.segment, dtype),
             });
         }
         match prompt {
-            PromptRef::Id(id) => self.on_disk(*id).await.ok_or(missing),
+            PromptRef::Id(id) => self.on_disk(*id, dtype).await.ok_or(missing),
             PromptRef::Named(_) | PromptRef::Public(_) => Err(missing),
         }
     }
 
-    async fn on_disk(&self, id: PromptId) -> Option<Held> {
+    async fn on_disk(&self, id: PromptId, dtype: KvDtype) -> Option<Held> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let opening = spawn_blocking(move || {
             let reader = disk.open(&id)?;
@@ -221,12 +226,17 @@ impl Neighbourly {
         // A thread that panicked has said so.
         let (disk, reader) = opening.await.ok().flatten()?;
         let info = reader.info().clone();
-        let is_ours = (info.geometry, info.dtype) == (self.model.geometry, KvDtype::F32);
+        let can_be_had = info.dtype == dtype || info.dtype.is_exact();
+        let is_ours = info.geometry == self.model.geometry && can_be_had;
         is_ours.then(|| Held {
             id,
             tokens: info.tokens.to_vec(),
             text: info.text.as_deref().map(str::to_owned),
-            layers: Layers::Disk { disk, reader },
+            layers: Layers::Disk {
+                disk,
+                reader,
+                dtype,
+            },
         })
     }
 }
@@ -256,14 +266,19 @@ async fn send(
 impl Layers {
     fn take(&mut self, layer: LayerIndex, geometry: &KvGeometry) -> Option<LayerKv> {
         match self {
-            Self::Memory(segment) => {
+            Self::Memory(segment, dtype) => {
                 let view = segment.layers.get(layer)?;
-                layer_from_view(view, geometry, KvDtype::F32).ok()
+                layer_from_view(view, geometry, *dtype).ok()
             }
-            Self::Disk { disk, reader } => {
+            Self::Disk {
+                disk,
+                reader,
+                dtype,
+            } => {
                 let read = reader.layer(layer);
                 let id = reader.info().id();
-                read.inspect_err(|error| disk.not_read(&id, error)).ok()
+                let read = read.inspect_err(|error| disk.not_read(&id, error));
+                Some(read.ok()?.recoded(*dtype))
             }
         }
     }

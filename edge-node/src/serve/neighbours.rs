@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::{Exit, Failure};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::PromptRef;
@@ -108,6 +109,18 @@ impl Neighbours {
             silent_until: Mutex::default(),
         });
         Ok(())
+    }
+
+    /// The same neighbours, asked for keys and values in another number format than f32.
+    #[must_use]
+    pub(crate) fn asking_for(self, dtype: KvDtype) -> Self {
+        let neighbours = self.neighbours.into_iter().map(|neighbour| Neighbour {
+            uplink: neighbour.uplink.asking_for(dtype),
+            ..neighbour
+        });
+        Self {
+            neighbours: neighbours.collect(),
+        }
     }
 
     /// Whether there are none.

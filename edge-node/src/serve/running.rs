@@ -252,19 +252,27 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
     let Some(identity) = identity else {
         return Ok(Sources::default());
     };
+    let dtype = args.wire.dtype()?;
     let cloud = match args.local {
         true => None,
-        false => Some(runtime.block_on(link::uplink(&args.cloud.addr, &identity))?),
+        false => Some(
+            runtime
+                .block_on(link::uplink(&args.cloud.addr, &identity))?
+                .asking_for(dtype),
+        ),
     };
     Ok(Sources {
         memory: args.memory.open(&identity, model),
         disk: args.cache.open(&identity).map(Arc::new),
-        neighbours: runtime.block_on(args.neighbours.open(&identity))?,
+        neighbours: runtime
+            .block_on(args.neighbours.open(&identity))?
+            .asking_for(dtype),
         health: match cloud {
             Some(_) => CloudHealth::unheard(),
             None => CloudHealth::default(),
         },
         cloud,
+        dtype,
     })
 }
 

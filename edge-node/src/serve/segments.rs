@@ -39,6 +39,8 @@ pub struct SharedPrompt {
     pub filling: FillingWatch,
     /// Whether they are on disk.
     pub keeping: KeepingWatch,
+    /// The number format that they come in, which says what they lost.
+    pub(crate) dtype: KvDtype,
     /// Where they come from, as far as is known before they are here.
     origin: KvOrigin,
 }
@@ -394,7 +396,7 @@ impl Shared {
         let Found {
             id, known, layers, ..
         } = found;
-        let origin = layers.origin();
+        let (origin, dtype) = (layers.origin(), layers.dtype());
         let tokens: Arc<[TokenId]> = known.tokens.into();
         let text: Option<Arc<str>> = known.text.map(Into::into);
         let keep = self.sources.disk.clone().map(|disk| {
@@ -402,7 +404,7 @@ impl Shared {
             let info = SegmentInfo {
                 model: model.digest,
                 geometry: model.geometry,
-                dtype: KvDtype::F32,
+                dtype,
                 tokens: Arc::clone(&tokens),
                 text: text.clone(),
             };
@@ -427,6 +429,7 @@ impl Shared {
             segment: begun.segment,
             filling: begun.filling,
             keeping: begun.keeping,
+            dtype,
             origin,
         })
     }

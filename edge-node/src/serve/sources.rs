@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use edgeprompt_kv::{LayerIndex, PromptId, TokenId};
+use edgeprompt_kv::{KvDtype, LayerIndex, PromptId, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptEntry, PromptName, PromptRef, Refusal};
 use edgeprompt_segment_store::SegmentReader;
@@ -38,6 +38,8 @@ pub struct Sources {
     pub neighbours: Neighbours,
     /// The cloud.
     pub cloud: Option<Uplink>,
+    /// The number format in which keys and values are asked for; what lost more is not used.
+    pub dtype: KvDtype,
     /// How the cloud was when it was last asked.
     pub health: CloudHealth,
 }
@@ -117,6 +119,14 @@ impl Layers {
         match self {
             Self::Offered(offer) => offer.origin,
             Self::Computed(_) => KvOrigin::Local,
+        }
+    }
+
+    /// The number format that they come in.
+    pub(crate) fn dtype(&self) -> KvDtype {
+        match self {
+            Self::Offered(offer) => offer.manifest.dtype,
+            Self::Computed(_) => KvDtype::F32,
         }
     }
 
@@ -306,6 +316,12 @@ impl Sources {
     async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Offer> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let reader = self.open(Arc::clone(&disk), *id).await?;
+        let kept_as = reader.info().dtype;
+        if kept_as > self.dtype {
+            // It stays until what is fetched now takes its place.
+            tracing::info!(prompt = id.short(), %kept_as, wanted = %self.dtype, "what the disk has lost too much");
+            return None;
+        }
         let others = self.neighbours.uplinks().chain(&self.cloud);
         let others: Vec<_> = others.cloned().collect();
         match Offer::of_disk((Arc::clone(&disk), reader), model, others).await {

@@ -19,8 +19,13 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The one segment that the edge of a cluster keeps.
-fn segment(cluster: &Cluster) -> PathBuf {
-    let segments = cache(cluster).join("edge/segments");
+pub(crate) fn segment(cluster: &Cluster) -> PathBuf {
+    segment_of(cluster, "edge")
+}
+
+/// The same of another edge.
+pub(crate) fn segment_of(cluster: &Cluster, identity: &str) -> PathBuf {
+    let segments = cache(cluster).join(identity).join("segments");
     let domains = files(&segments).into_iter();
     let domains = domains.filter(|path| path.file_name().unwrap() != "quarantine");
     let kept: Vec<_> = domains.flat_map(|domain| files(&domain)).collect();
@@ -41,7 +46,7 @@ fn restarted() -> (Cluster, (Vec<u64>, String)) {
 }
 
 /// Where an answer's keys and values came from, and its token ids.
-fn asked(edge: &Edge) -> (String, Vec<u64>) {
+pub(crate) fn asked(edge: &Edge) -> (String, Vec<u64>) {
     let body = completion(&guest(0), &json!({"cloud_prompt": "desk"}));
     let answer = edge.post("/v1/completions", &body).json();
     let source = answer["timings"]["kv_source"].as_str().unwrap().to_owned();
@@ -50,7 +55,7 @@ fn asked(edge: &Edge) -> (String, Vec<u64>) {
 }
 
 /// The one source of a prompt's bytes, and how many.
-fn only(bytes: &Value) -> (&str, f64) {
+pub(crate) fn only(bytes: &Value) -> (&str, f64) {
     let sources: Vec<_> = bytes.as_object().unwrap().iter().collect();
     let [(source, count)] = sources[..] else {
         panic!("{bytes}")
@@ -185,7 +190,7 @@ fn a_neighbour_has_what_a_dead_cloud_had() {
 }
 
 /// `edge-node kv` on the cache of the cluster's edge.
-fn kv(cluster: &Cluster, args: &[&str]) -> Output {
+pub(crate) fn kv(cluster: &Cluster, args: &[&str]) -> Output {
     kv_as(cluster, "edge", args)
 }
 

@@ -1,10 +1,8 @@
 //! Between the bytes of a layer on the wire and the tensors attention reads.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use bytes::Bytes;
 use edgeprompt_attention::KvView;
 use edgeprompt_kv::{KvDtype, KvGeometry, LayerError, LayerKv};
-use half::f16;
 
 /// Why the tensors of a layer cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +26,7 @@ pub enum ViewError {
 /// # Shapes
 /// Keys and values: `[kv_head, token, head_dim]`.
 pub fn view_from_layer(layer: &LayerKv, geometry: &KvGeometry, device: &Device) -> KvView {
-    let [keys, values] = [layer.keys(), layer.values()].map(|bytes| numbers(bytes, layer.dtype()));
+    let [keys, values] = layer.decode();
     view(keys, values, geometry, device)
 }
 
@@ -44,27 +42,13 @@ pub fn checked_view_from_layer(
     geometry: &KvGeometry,
     device: &Device,
 ) -> Result<KvView, ViewError> {
-    let [keys, values] = [layer.keys(), layer.values()].map(|bytes| numbers(bytes, layer.dtype()));
+    let [keys, values] = layer.decode();
     let count = not_finite_count(&keys) + not_finite_count(&values);
     if count > 0 {
         let total = keys.len() + values.len();
         return Err(ViewError::NotFinite { count, total });
     }
     Ok(view(keys, values, geometry, device))
-}
-
-fn numbers(bytes: &[u8], dtype: KvDtype) -> Vec<f32> {
-    match dtype {
-        KvDtype::F32 => {
-            let (numbers, _) = bytes.as_chunks();
-            numbers.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        }
-        KvDtype::F16 => {
-            let (numbers, _) = bytes.as_chunks();
-            let numbers = numbers.iter();
-            numbers.map(|b| f16::from_le_bytes(*b).to_f32()).collect()
-        }
-    }
 }
 
 /// Looks at every number, with no early end, so that the compiler takes many at a time.
@@ -93,21 +77,14 @@ pub fn layer_from_view(
     geometry: &KvGeometry,
     dtype: KvDtype,
 ) -> Result<LayerKv, LayerError> {
-    let token_count = view.token_count();
-    let mut payload = Vec::with_capacity(geometry.layer_bytes(token_count, dtype));
-    for tensor in [&view.keys, &view.values] {
+    let [keys, values] = [&view.keys, &view.values].map(|tensor| {
         let numbers: Vec<f32> = tensor
             .to_data()
             .try_to_vec()
             .expect("the decoder computes in f32");
-        match dtype {
-            KvDtype::F32 => payload.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
-            KvDtype::F16 => {
-                payload.extend(numbers.iter().flat_map(|n| f16::from_f32(*n).to_le_bytes()));
-            }
-        }
-    }
-    LayerKv::new(Bytes::from(payload), geometry, token_count, dtype)
+        numbers
+    });
+    LayerKv::encode([&keys, &values], geometry, dtype)
 }
 
 #[cfg(test)]
@@ -123,7 +100,11 @@ mod tests {
             keys: random(),
             values: random(),
         };
-        for (dtype, tolerance) in [(KvDtype::F32, 0.0), (KvDtype::F16, 2e-3)] {
+        for (dtype, tolerance) in [
+            (KvDtype::F32, 0.0),
+            (KvDtype::F16, 2e-3),
+            (KvDtype::Bf16, 2e-2),
+        ] {
             let layer = layer_from_view(&view, &geometry, dtype).unwrap();
             let back = view_from_layer(&layer, &geometry, &device);
             let difference: f32 = (back.keys - view.keys.clone()).abs().max().into_scalar();

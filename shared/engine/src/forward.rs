@@ -147,6 +147,30 @@ impl ForwardPass {
         self.layer = LayerIndex(self.layer.0 + 1);
     }
 
+    /// The scores of the token after each of the pass's.
+    ///
+    /// # Shapes
+    /// `[token, vocab]`, f32.
+    ///
+    /// # Panics
+    /// If the pass is not complete.
+    pub fn logits_of_all(self, model: &Model) -> Vec<f32> {
+        self.assert_complete(model);
+        let logits = model.decoder.logits(self.hidden);
+        logits
+            .into_data()
+            .try_to_vec()
+            .expect("the decoder computes in f32")
+    }
+
+    fn assert_complete(&self, model: &Model) {
+        assert_eq!(
+            self.layer.as_usize(),
+            model.decoder.layers().len(),
+            "the pass is complete"
+        );
+    }
+
     /// The scores of the token after the last one.
     ///
     /// # Shapes
@@ -155,11 +179,7 @@ impl ForwardPass {
     /// # Panics
     /// If the pass is not complete.
     pub fn logits(self, model: &Model) -> Vec<f32> {
-        assert_eq!(
-            self.layer.as_usize(),
-            model.decoder.layers().len(),
-            "the pass is complete"
-        );
+        self.assert_complete(model);
         let last = self.hidden.dims()[0] - 1;
         let logits = model.decoder.logits(self.hidden.narrow(0, last, 1));
         logits

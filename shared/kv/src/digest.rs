@@ -32,7 +32,7 @@ pub enum Model {}
 /// Marks digests of cloud prompts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prompt {}
-/// Marks digests of layer payloads.
+/// Marks digests of layers on their way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Layer {}
 
@@ -50,7 +50,7 @@ impl DigestKind for Layer {
 pub type ModelDigest = Digest<Model>;
 /// Identifies a cloud prompt: the model that computes it and its token ids.
 pub type PromptId = Digest<Prompt>;
-/// Identifies the bytes of one layer's keys and values.
+/// Identifies one layer on its way: its prompt, its header and its bytes.
 pub type LayerDigest = Digest<Layer>;
 
 impl<K> Digest<K> {
@@ -117,10 +117,29 @@ impl PromptId {
     }
 }
 
-impl LayerDigest {
-    /// The digest of a layer's payload.
-    pub fn of(payload: &[u8]) -> Self {
-        blake3::hash(payload).into()
+/// Hashes one layer on its way: what it claims to be, then its bytes as they come.
+///
+/// The prompt's identity is the key, so that a layer of another prompt does not verify, whatever
+/// its bytes; it covers the model and the tokens.
+#[derive(Clone, Debug)]
+pub struct LayerHasher(blake3::Hasher);
+
+impl LayerHasher {
+    /// Begins with the header of a layer of `prompt`.
+    pub fn new(prompt: &PromptId, header: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(prompt.as_bytes());
+        hasher.update(header);
+        Self(hasher)
+    }
+
+    /// Takes the next bytes of the payload.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of it.
+    pub fn finish(&self) -> LayerDigest {
+        self.0.finalize().into()
     }
 }
 
@@ -130,9 +149,25 @@ mod tests {
 
     #[test]
     fn a_digest_survives_printing() {
-        let digest = LayerDigest::of(b"layer");
+        let digest = LayerDigest::new([0xa5; 32]);
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert_eq!("xyz".parse::<LayerDigest>(), Err(ParseDigestError));
+    }
+
+    #[test]
+    fn a_layer_digest_depends_on_the_prompt_the_header_and_every_byte() {
+        let digest = |prompt: u8, header: &[u8], payload: &[u8]| {
+            let mut hasher = LayerHasher::new(&PromptId::new([prompt; 32]), header);
+            for byte in payload {
+                hasher.update(&[*byte]);
+            }
+            hasher.finish()
+        };
+        let whole = digest(1, b"head", b"payload");
+        assert_eq!(whole, digest(1, b"head", b"payload"));
+        assert_ne!(whole, digest(2, b"head", b"payload"));
+        assert_ne!(whole, digest(1, b"heat", b"payload"));
+        assert_ne!(whole, digest(1, b"head", b"payloae"));
     }
 
     #[test]

@@ -1,23 +1,69 @@
 //! The shape of a KV cache and the bytes it takes.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-/// The number format of keys and values on the wire and in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+use crate::codec::{Bits, Layout};
+
+/// The number format of keys and values on the wire, on disk and in the store. What attention reads
+/// is f32 whichever it is. A lesser one loses less.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum KvDtype {
-    /// IEEE 754 single precision, little-endian: what exactness is proved with.
+    /// IEEE 754 single precision: what exactness is proved with.
+    #[default]
     F32,
-    /// IEEE 754 half precision, little-endian.
+    /// IEEE 754 half precision.
     F16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Eight bits and scales: keys by channel, values by token.
+    Int8,
+    /// Four bits and scales: keys by channel, values by token.
+    Int4,
 }
 
+/// A word is no number format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a number format is f32, f16, bf16, int8 or int4")]
+pub struct ParseDtypeError;
+
 impl KvDtype {
-    /// Bytes of one number.
-    pub const fn bytes(self) -> usize {
+    /// All of them, the largest first.
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4];
+
+    /// The format as people write it.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
+    }
+
+    /// Whether numbers of an f32 come back as they were.
+    pub const fn is_exact(self) -> bool {
+        matches!(self, Self::F32)
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for KvDtype {
+    type Err = ParseDtypeError;
+
+    fn from_str(word: &str) -> Result<Self, ParseDtypeError> {
+        let named = Self::ALL.into_iter().find(|dtype| dtype.name() == word);
+        named.ok_or(ParseDtypeError)
     }
 }
 
@@ -115,9 +161,15 @@ impl KvGeometry {
     }
 
     /// Bytes of one layer's keys and values: `2·H_kv·d·S·bytes` (MATH §1; EdgePrompt's `2·H·D·S`
-    /// counts the heads twice).
+    /// counts the heads twice), with scales where the format has them.
     pub const fn layer_bytes(&self, token_count: usize, dtype: KvDtype) -> usize {
-        2 * self.elements(token_count) * dtype.bytes()
+        let number_count = 2 * self.elements(token_count);
+        match dtype {
+            KvDtype::F32 => 4 * number_count,
+            KvDtype::F16 | KvDtype::Bf16 => 2 * number_count,
+            KvDtype::Int8 => Layout::new(self, token_count, Bits::Eight).bytes(),
+            KvDtype::Int4 => Layout::new(self, token_count, Bits::Four).bytes(),
+        }
     }
 }
 

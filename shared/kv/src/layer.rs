@@ -4,7 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{KvDtype, KvGeometry, LayerDigest};
+use crate::codec;
+use crate::{KvDtype, KvGeometry};
 
 /// Why bytes are not the layer they claim to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +20,8 @@ pub enum LayerError {
     },
 }
 
-/// One layer's keys, then values, each `[kv_head, token, head_dim]`, little-endian, post-RoPE.
+/// One layer's keys and values, post-RoPE, little-endian: in f32, f16 and bf16 all keys, then all
+/// values, each `[kv_head, token, head_dim]`; otherwise as `codec/layout.rs` says.
 ///
 /// Heads come first so that a node which computes only some heads can be sent one contiguous
 /// slice of each half.
@@ -28,6 +30,7 @@ pub enum LayerError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct LayerKv {
     payload: Bytes,
+    geometry: KvGeometry,
     dtype: KvDtype,
     token_count: usize,
 }
@@ -59,6 +62,7 @@ impl LayerKv {
         }
         Ok(Self {
             payload,
+            geometry: *geometry,
             dtype,
             token_count,
         })
@@ -69,14 +73,49 @@ impl LayerKv {
         &self.payload
     }
 
-    /// The keys' half of the payload.
-    pub fn keys(&self) -> &[u8] {
-        &self.payload[..self.payload.len() / 2]
+    /// Encodes keys and values, each `[kv_head, token, head_dim]`.
+    ///
+    /// The same numbers give the same bytes everywhere. Numbers that are not finite, or that the
+    /// format cannot reach, do not come back finite from [`LayerKv::decode`].
+    ///
+    /// # Errors
+    /// [`LayerError::Length`] if the numbers do not have the geometry's shape.
+    pub fn encode(
+        numbers: [&[f32]; 2],
+        geometry: &KvGeometry,
+        dtype: KvDtype,
+    ) -> Result<Self, LayerError> {
+        let [keys, values] = numbers;
+        let token_count = keys.len() / geometry.elements(1);
+        let expected = geometry.elements(token_count);
+        for actual in [keys.len(), values.len()] {
+            if actual != expected {
+                let (expected, actual) = (4 * expected, 4 * actual);
+                return Err(LayerError::Length { expected, actual });
+            }
+        }
+        let payload = codec::encode(numbers, geometry, dtype);
+        Self::new(payload.into(), geometry, token_count, dtype)
     }
 
-    /// The values' half of the payload.
-    pub fn values(&self) -> &[u8] {
-        &self.payload[self.payload.len() / 2..]
+    /// Keys and values, each `[kv_head, token, head_dim]`. Any payload decodes, to numbers that may
+    /// not be finite.
+    pub fn decode(&self) -> [Vec<f32>; 2] {
+        codec::decode(&self.payload, &self.geometry, self.token_count, self.dtype)
+    }
+
+    /// The same layer in another format; itself if it has that format.
+    pub fn recoded(&self, dtype: KvDtype) -> Self {
+        if dtype == self.dtype {
+            return self.clone();
+        }
+        let [keys, values] = self.decode();
+        let payload = codec::encode([&keys, &values], &self.geometry, dtype);
+        Self {
+            payload: payload.into(),
+            dtype,
+            ..*self
+        }
     }
 
     /// The number format of the payload.
@@ -88,11 +127,6 @@ impl LayerKv {
     pub const fn token_count(&self) -> usize {
         self.token_count
     }
-
-    /// The digest of the payload.
-    pub fn digest(&self) -> LayerDigest {
-        LayerDigest::of(&self.payload)
-    }
 }
 
 #[cfg(test)]
@@ -100,17 +134,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_is_checked_and_the_digest_is_of_every_byte() {
+    fn the_length_is_checked() {
         let geometry = KvGeometry::new(1, 2, 4).unwrap();
         let bytes = Bytes::from((0..192u8).collect::<Vec<_>>());
         let layer = LayerKv::new(bytes.clone(), &geometry, 3, KvDtype::F32).unwrap();
-        assert_eq!((layer.keys().len(), layer.values()[0]), (96, 96));
+        assert_eq!(layer.decode().map(|half| half.len()), [24, 24]);
+        assert_eq!(layer.decode()[1][0], f32::from_le_bytes([96, 97, 98, 99]));
         assert_eq!(format!("{layer:?}"), "LayerKv(3 tokens, F32, 192 bytes)");
-
-        let mut corrupt = bytes.to_vec();
-        corrupt[100] ^= 1;
-        let corrupt = LayerKv::new(corrupt.into(), &geometry, 3, KvDtype::F32).unwrap();
-        assert_ne!(corrupt.digest(), layer.digest());
         let short = LayerKv::new(bytes.slice(..191), &geometry, 3, KvDtype::F32);
         assert_eq!(
             short,

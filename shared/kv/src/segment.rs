@@ -59,6 +59,13 @@ impl<T> SegmentSlots<T> {
         slot.set(value).map_err(|_| SlotError::Filled(layer.0))
     }
 
+    /// What a slot holds; an empty one is filled with what `make` makes, once: whoever comes
+    /// meanwhile waits for that. `None` if there is no such slot.
+    pub fn get_or_fill(&self, layer: LayerIndex, make: impl FnOnce() -> T) -> Option<&T> {
+        let slot = self.slots.get(layer.as_usize())?;
+        Some(slot.get_or_init(make))
+    }
+
     /// What a slot holds, if it is filled.
     pub fn get(&self, layer: LayerIndex) -> Option<&T> {
         self.slots.get(layer.as_usize())?.get()
@@ -114,6 +121,8 @@ mod tests {
             })
         );
         slots.clone().fill(LayerIndex(1), "b").unwrap();
+        assert_eq!(slots.get_or_fill(LayerIndex(1), || "x"), Some(&"b"));
+        assert_eq!(slots.get_or_fill(LayerIndex(3), || "x"), None);
         assert!(slots.is_complete());
         assert_eq!(slots.get(LayerIndex(0)), Some(&"a"));
     }

@@ -27,15 +27,17 @@ impl PromptKv {
     }
 }
 
-/// Prompts by identity. When full, the one unused for longest goes first; one that is in use
+/// Prompts by identity and number format. When full, the one unused for longest goes first; one that is in use
 /// (somebody holds its `Arc`) never does.
 #[derive(Debug)]
 pub struct PromptStore {
     bytes_max: usize,
     bytes: usize,
     uses: u64,
-    entries: HashMap<PromptId, Entry>,
+    entries: HashMap<Key, Entry>,
 }
+
+type Key = (PromptId, KvDtype);
 
 #[derive(Debug)]
 struct Entry {
@@ -54,10 +56,10 @@ impl PromptStore {
         }
     }
 
-    /// The prompt, if it is kept, marked as used now.
-    pub fn get(&mut self, id: &PromptId) -> Option<Arc<PromptKv>> {
+    /// The prompt in a number format, if it is kept, marked as used now.
+    pub fn get(&mut self, id: &PromptId, dtype: KvDtype) -> Option<Arc<PromptKv>> {
         self.uses += 1;
-        let entry = self.entries.get_mut(id)?;
+        let entry = self.entries.get_mut(&(*id, dtype))?;
         entry.last_use = self.uses;
         Some(Arc::clone(&entry.prompt))
     }
@@ -65,14 +67,14 @@ impl PromptStore {
     /// Keeps a prompt and evicts others as needed. A prompt larger than the whole store, or one
     /// that does not fit beside those in use, is not kept.
     pub fn insert(&mut self, prompt: Arc<PromptKv>) {
-        let (id, bytes) = (prompt.id, prompt.bytes());
-        self.remove(&id);
+        let (key, bytes) = ((prompt.id, prompt.dtype), prompt.bytes());
+        self.remove(&key);
         self.make_room(bytes);
         if self.bytes + bytes <= self.bytes_max {
             self.uses += 1;
             self.bytes += bytes;
             let last_use = self.uses;
-            self.entries.insert(id, Entry { prompt, last_use });
+            self.entries.insert(key, Entry { prompt, last_use });
         }
     }
 
@@ -92,7 +94,7 @@ impl PromptStore {
         self.bytes
     }
 
-    /// Prompts kept.
+    /// Prompts kept, one in two formats counted twice.
     pub fn prompt_count(&self) -> usize {
         self.entries.len()
     }
@@ -101,15 +103,15 @@ impl PromptStore {
         let unused = self.entries.iter().filter(|(_, entry)| !entry.is_in_use());
         let oldest = unused
             .min_by_key(|(_, entry)| entry.last_use)
-            .map(|(id, _)| *id);
-        if let Some(id) = oldest {
-            self.remove(&id);
+            .map(|(key, _)| *key);
+        if let Some(key) = oldest {
+            self.remove(&key);
         }
         oldest.is_some()
     }
 
-    fn remove(&mut self, id: &PromptId) {
-        if let Some(entry) = self.entries.remove(id) {
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
             self.bytes -= entry.prompt.bytes();
         }
     }
@@ -148,16 +150,37 @@ mod tests {
         store.insert(prompt(1));
         let held = prompt(2);
         store.insert(Arc::clone(&held));
-        store.get(&b);
-        store.get(&a);
+        store.get(&b, KvDtype::F32);
+        store.get(&a, KvDtype::F32);
         store.insert(prompt(3));
         assert!(
-            store.get(&a).is_none(),
+            store.get(&a, KvDtype::F32).is_none(),
             "a was unused, b is held though used earlier"
         );
-        assert!(store.get(&b).is_some() && store.get(&c).is_some());
+        assert!(store.get(&b, KvDtype::F32).is_some() && store.get(&c, KvDtype::F32).is_some());
         drop(held);
         assert_eq!((store.bytes(), store.prompt_count()), (2 * bytes, 2));
+    }
+
+    #[test]
+    fn a_prompt_is_kept_in_each_format_for_itself() {
+        let exact = prompt(1);
+        let small = Arc::new(PromptKv {
+            id: exact.id,
+            tokens: Arc::clone(&exact.tokens),
+            geometry: exact.geometry,
+            dtype: KvDtype::Int8,
+            layers: SegmentSlots::empty(2),
+        });
+        let (id, bytes) = (exact.id, [exact.bytes(), small.bytes()]);
+        let mut store = PromptStore::new(bytes[0] + bytes[1]);
+        store.insert(exact);
+        store.insert(small);
+        assert_eq!(store.bytes(), bytes[0] + bytes[1]);
+        for dtype in [KvDtype::F32, KvDtype::Int8] {
+            assert_eq!(store.get(&id, dtype).unwrap().dtype, dtype);
+        }
+        assert!(store.get(&id, KvDtype::Int4).is_none());
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //!
 //! ```text
 //! header  32 bytes  magic "EPKV" · version u16 · dtype u8 · 0 u8 · fetch u64 · layer u32 · 0 u32 · payload_bytes u64
-//! payload           keys, then values, each [kv_head, token, head_dim]
-//! trailer 56 bytes  BLAKE3 of the payload · compute_start_us u64 · compute_end_us u64 · send_start_us u64
+//! payload           keys and values in the header's number format
+//! trailer 56 bytes  digest · compute_start_us u64 · compute_end_us u64 · send_start_us u64
 //! ```
-//! All integers are little-endian. The digest comes last so that the first byte can leave before
+//! All integers are little-endian. The digest is BLAKE3 of header and payload, keyed with the prompt's
+//! id: bytes of another prompt, layer, fetch or number format do not verify. It comes last so that the first byte can leave before
 //! the last one is hashed.
 
-use edgeprompt_kv::{KvDtype, LayerDigest, LayerIndex};
+use edgeprompt_kv::{KvDtype, LayerDigest, LayerHasher, LayerIndex, PromptId};
 
 use crate::{FetchId, Manifest, PROTOCOL_VERSION};
 
@@ -73,7 +74,7 @@ pub enum HeaderMismatch {
         layer: LayerIndex,
     },
     /// The number format is not the manifest's.
-    #[error("the layer comes as {actual:?} instead of {expected:?}")]
+    #[error("the layer comes as {actual} instead of {expected}")]
     Dtype {
         /// The manifest's format.
         expected: KvDtype,
@@ -137,6 +138,18 @@ impl LayerHeader {
         })
     }
 
+    /// What the layer's bytes are hashed with as they come.
+    pub fn hasher(&self, prompt: &PromptId) -> LayerHasher {
+        LayerHasher::new(prompt, &self.encode())
+    }
+
+    /// The digest of the layer with this header and these bytes.
+    pub fn digest(&self, prompt: &PromptId, payload: &[u8]) -> LayerDigest {
+        let mut hasher = self.hasher(prompt);
+        hasher.update(payload);
+        hasher.finish()
+    }
+
     /// The length of the payload, if the header is that of one of `manifest`'s layers.
     ///
     /// Only this length may be allocated: it follows from checked, bounded facts.
@@ -168,7 +181,7 @@ impl LayerHeader {
 /// What a layer's stream ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerTrailer {
-    /// The hash of the payload.
+    /// The hash of header and payload: [`LayerHeader::digest`].
     pub digest: LayerDigest,
     /// When the cloud worked on the layer.
     pub timings: LayerTimings,
@@ -211,7 +224,7 @@ impl LayerTrailer {
         bytes
     }
 
-    /// Reads a trailer. Whether the digest is the payload's is for the reader of both to check.
+    /// Reads a trailer. Whether the digest is the layer's is for the reader of both to check.
     ///
     /// # Errors
     /// [`TrailerError`].
@@ -236,6 +249,9 @@ const fn dtype_code(dtype: KvDtype) -> u8 {
     match dtype {
         KvDtype::F32 => 1,
         KvDtype::F16 => 2,
+        KvDtype::Bf16 => 3,
+        KvDtype::Int8 => 4,
+        KvDtype::Int4 => 5,
     }
 }
 
@@ -243,6 +259,9 @@ const fn dtype_of(code: u8) -> Option<KvDtype> {
     match code {
         1 => Some(KvDtype::F32),
         2 => Some(KvDtype::F16),
+        3 => Some(KvDtype::Bf16),
+        4 => Some(KvDtype::Int8),
+        5 => Some(KvDtype::Int4),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! A control stream carries one framed [`CloudRequest`] and one framed [`CloudReply`] back
 //! ([`frame`], [`codec`]). Every layer travels on a unidirectional stream of its own: a
-//! [`LayerHeader`], the raw little-endian tensor bytes, a [`LayerTrailer`].
+//! [`LayerHeader`], the keys and values in their number format, a [`LayerTrailer`].
 
 pub mod codec;
 pub mod frame;
@@ -30,10 +30,10 @@ pub use reply::{CloudReply, KvSource, LAYER_BYTES_MAX, Manifest, PROMPT_ENTRIES_
 pub use request::{CloudRequest, Fetch, FetchId};
 
 /// The version of everything in this crate; a change of any byte on the wire changes it.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The protocol's name in the TLS handshake: nodes of different versions never get past it.
-pub const ALPN: &[u8] = b"edgeprompt/1";
+pub const ALPN: &[u8] = b"edgeprompt/2";
 
 /// What a cloud sends first, on a unidirectional stream, once it has admitted an edge.
 ///

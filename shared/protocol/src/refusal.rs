@@ -44,7 +44,7 @@ pub enum Refusal {
     #[error("the cloud refused the public prompt: {0}")]
     PublicPromptRefused(PublicPromptProblem),
     /// The cloud does not send that number format.
-    #[error("the cloud does not send keys and values as {dtype:?}: ask for another number format")]
+    #[error("the cloud does not send keys and values as {dtype}: ask for another number format")]
     UnsupportedDtype {
         /// The format asked for.
         dtype: KvDtype,

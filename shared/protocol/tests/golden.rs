@@ -181,7 +181,7 @@ fn a_layer_header_and_trailer() {
         dtype: KvDtype::F16,
         payload_bytes: 4096,
     };
-    let hex = "45504b56 0100 02 00 0700000000000000 03000000 00000000 0010000000000000";
+    let hex = "45504b56 0200 02 00 0700000000000000 03000000 00000000 0010000000000000";
     assert_eq!(to_hex(&header.encode()), strip(hex));
     assert_eq!(LayerHeader::decode(&header.encode()), Ok(header));
 

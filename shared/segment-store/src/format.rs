@@ -207,6 +207,9 @@ const fn dtype_code(dtype: KvDtype) -> u8 {
     match dtype {
         KvDtype::F32 => 0,
         KvDtype::F16 => 1,
+        KvDtype::Bf16 => 2,
+        KvDtype::Int8 => 3,
+        KvDtype::Int4 => 4,
     }
 }
 
@@ -214,6 +217,9 @@ const fn dtype_of(code: u8) -> Result<KvDtype, SegmentProblem> {
     match code {
         0 => Ok(KvDtype::F32),
         1 => Ok(KvDtype::F16),
+        2 => Ok(KvDtype::Bf16),
+        3 => Ok(KvDtype::Int8),
+        4 => Ok(KvDtype::Int4),
         _ => Err(SegmentProblem::Header),
     }
 }

@@ -5,9 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use blake3::Hasher;
 use bytes::{Bytes, BytesMut};
-use edgeprompt_kv::{KvGeometry, LayerDigest, LayerIndex, LayerKv};
+use edgeprompt_kv::{KvGeometry, LayerHasher, LayerIndex, LayerKv};
 use edgeprompt_protocol::{
     FetchId, HeaderMismatch, LAYER_HEADER_BYTES, LAYER_TRAILER_BYTES, LayerHeader, LayerTrailer,
     Manifest,
@@ -158,7 +157,9 @@ impl Routes {
         let received = async {
             let payload_bytes = checked.map_err(LayerProblem::Header)?;
             let arriving = self.arrivals.begin();
-            let (payload, trailer) = read_layer(stream, payload_bytes, &arriving, timeouts).await?;
+            let hasher = header.hasher(&manifest.prompt);
+            let expected = (payload_bytes, hasher);
+            let (payload, trailer) = read_layer(stream, expected, &arriving, timeouts).await?;
             let (geometry, token_count) = (&manifest.geometry, manifest.tokens.len());
             let kv = LayerKv::new(payload, geometry, token_count, manifest.dtype)
                 .expect("as many bytes were read as the manifest implies");
@@ -246,13 +247,12 @@ impl Route {
 /// Reads payload and trailer, hashing as the bytes come.
 async fn read_layer(
     stream: &mut RecvStream,
-    payload_bytes: usize,
+    (payload_bytes, mut hasher): (usize, LayerHasher),
     arriving: &Arriving<'_>,
     timeouts: Timeouts,
 ) -> Result<(Bytes, LayerTrailer), LayerProblem> {
     let stalled = |_| LayerProblem::Stalled;
     let mut payload = BytesMut::zeroed(payload_bytes);
-    let mut hasher = Hasher::new();
     let (mut filled, mut hashed) = (0, 0);
     while filled < payload_bytes {
         // One read takes all that has arrived: packet by packet, timers and locks would cost more
@@ -280,7 +280,7 @@ async fn read_layer(
         return Err(LayerProblem::Overlong);
     }
     let trailer = LayerTrailer::decode(&bytes)?;
-    if LayerDigest::from(hasher.finalize()) != trailer.digest {
+    if hasher.finish() != trailer.digest {
         return Err(LayerProblem::Corrupt);
     }
     Ok((payload.freeze(), trailer))

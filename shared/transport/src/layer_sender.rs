@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use edgeprompt_kv::{LayerDigest, LayerIndex, LayerKv};
+use edgeprompt_kv::{LayerIndex, LayerKv, PromptId};
 use edgeprompt_protocol::{HeaderMismatch, LayerHeader, LayerTimings, LayerTrailer, Manifest};
 use quinn::{SendStream, WriteError};
 use tokio::time::timeout;
@@ -228,7 +228,13 @@ impl LayerSender {
             .map_err(|_| SendLayerError::TimedOut)?
             .map_err(LinkLost::from)?;
         let timings = self.timings(span, Instant::now());
-        let written = write_layer(&mut stream, header, payload, timings, patience).await;
+        let written = write_layer(
+            &mut stream,
+            (header, self.manifest.prompt),
+            payload,
+            (timings, patience),
+        )
+        .await;
         match written {
             Ok(sent_bytes) => {
                 self.progress().streams.push(stream);
@@ -286,10 +292,9 @@ impl Drop for LayerSender {
 
 async fn write_layer(
     stream: &mut SendStream,
-    header: LayerHeader,
+    (header, prompt): (LayerHeader, PromptId),
     payload: &Bytes,
-    timings: LayerTimings,
-    patience: Duration,
+    (timings, patience): (LayerTimings, Duration),
 ) -> Result<u64, SendLayerError> {
     // Zero or below; `layer` is under `KvGeometry::LAYER_COUNT_MAX` in a checked manifest.
     let priority = -i32::try_from(header.layer.0).unwrap_or(i32::MAX);
@@ -306,7 +311,7 @@ async fn write_layer(
     };
     // A layer takes milliseconds to hash, in which the link's task could not send it.
     let hashed = payload.clone();
-    let digest = tokio::task::spawn_blocking(move || LayerDigest::of(&hashed));
+    let digest = tokio::task::spawn_blocking(move || header.digest(&prompt, &hashed));
     write(Bytes::copy_from_slice(&header.encode())).await?;
     let mut rest = payload.clone();
     while !rest.is_empty() {

@@ -68,7 +68,7 @@ impl LayerSender {
     fn stream_of(&self, layer: LayerIndex, kv: &LayerKv, damage: &Damage) -> Vec<u8> {
         let header = LayerHeader::of(&self.manifest, layer);
         let trailer = LayerTrailer {
-            digest: kv.digest(),
+            digest: header.digest(&self.manifest.prompt, kv.payload()),
             timings: LayerTimings::default(),
         };
         let payload = match damage {

@@ -1,9 +1,11 @@
 //! Admitted peers that send what no honest node sends: refused, reported, and nobody else notices.
 
 use bytes::Bytes;
-use edgeprompt_kv::{LayerDigest, LayerIndex};
+use edgeprompt_kv::LayerIndex;
 use edgeprompt_protocol::frame::MESSAGE_BYTES_MAX;
-use edgeprompt_protocol::{FetchId, LayerHeader, LayerTimings, LayerTrailer, Manifest};
+use edgeprompt_protocol::{
+    FetchId, LAYER_HEADER_BYTES, LayerHeader, LayerTimings, LayerTrailer, Manifest,
+};
 use quinn::VarInt;
 
 use super::{Domain, any_port, check_fetch, config, fetch_of, layer_of, manifest_for};
@@ -57,7 +59,7 @@ impl Rogue {
         let kv = layer_of(&self.manifest, LayerIndex(layer));
         let header = LayerHeader::of(&self.manifest, LayerIndex(layer));
         let trailer = LayerTrailer {
-            digest: kv.digest(),
+            digest: header.digest(&self.manifest.prompt, kv.payload()),
             timings: LayerTimings::default(),
         };
         [&header.encode()[..], kv.payload(), &trailer.encode()].concat()
@@ -92,11 +94,16 @@ async fn a_corrupt_layer_is_detected_and_the_others_still_come() {
     rogue.send(overlong).await;
     assert_eq!(rogue.problem(2).await, LayerProblem::Overlong);
 
+    // The bytes and the digest of another layer are as whole, and not this one's.
+    let (mut other, header) = (rogue.layer(5), rogue.layer(4));
+    other[..LAYER_HEADER_BYTES].copy_from_slice(&header[..LAYER_HEADER_BYTES]);
+    rogue.send(other).await;
+    assert_eq!(rogue.problem(4).await, LayerProblem::Corrupt);
+
     rogue.send(rogue.layer(3)).await;
     let layer = rogue.stream.next_layer().await.unwrap().unwrap();
     assert_eq!(layer.layer, LayerIndex(3));
-    assert_eq!(LayerDigest::of(layer.kv.payload()), layer.kv.digest());
-    assert_eq!(rogue.stream.remaining_count(), 2);
+    assert_eq!(rogue.stream.remaining_count(), 1);
 }
 
 #[tokio::test]
