@@ -155,3 +155,6 @@ impl Sources {
         Ok(Found::computed(wanted, known, (cloud, planned)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,11 @@ fn after_a_restart_the_cloud_is_asked_for_nothing() {
     for source in ["disk", "memory"] {
         let name = format!("edge_kv_source_answers_total{{source=\"{source}\"}}");
         assert_eq!(edge.metric(&name), 1.0);
+        let name = format!("edge_kv_plans_total{{source=\"{source}\"}}");
+        assert_eq!(edge.metric(&name), 1.0);
     }
+    assert_eq!(listed["planner_choice"], "disk");
+    assert!(listed["planner_actual_ms"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
