@@ -269,7 +269,7 @@ impl Planner {
             let costs = self.streaming(job, speed);
             course(Source::Cloud, costs)
         });
-        let local = (ways.tokens == Tokens::Known).then(|| Course {
+        let local = (ways.tokens == Tokens::Known).then_some(Course {
             source: Source::Local,
             costs: Some(nothing),
             first: LayerIndex(job.layer_count),

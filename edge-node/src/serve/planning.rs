@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::answer::Cloud;
 use crate::cloud_prompt::Offer;
 use crate::kv_origin::KvOrigin;
-use crate::planner::{Job, Known, Peer, Source, Tokens, Ways};
+use crate::planner::{Job, Known, Peer, ReadSpeed, Source, Tokens, Ways};
 use crate::remembered::RememberedPrompt;
 use crate::serve::filling::Filler;
 use crate::serve::plan_log::Planned;
@@ -105,7 +105,7 @@ impl Sources {
         }
     }
 
-    fn disk_speed(&self) -> Known<crate::planner::ReadSpeed> {
+    fn disk_speed(&self) -> Known<ReadSpeed> {
         let disk = self.disk.as_ref();
         disk.and_then(|disk| disk.fresh_speed(Instant::now()))
             .into()

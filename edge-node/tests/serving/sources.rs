@@ -49,7 +49,10 @@ fn restarted() -> (Cluster, (Vec<u64>, String)) {
 pub(crate) fn asked(edge: &Edge) -> (String, Vec<u64>) {
     let body = completion(&guest(0), &json!({"cloud_prompt": "desk"}));
     let answer = edge.post("/v1/completions", &body).json();
-    let source = answer["timings"]["kv_source"].as_str().unwrap().to_owned();
+    let timings = &answer["timings"];
+    let source = timings["kv_source"].as_str().unwrap().to_owned();
+    let waited = timings["kv_wait_ms"].as_f64().unwrap();
+    assert!(waited <= timings["prompt_ms"].as_f64().unwrap());
     let ids = answer["choices"][0]["token_ids"].as_array().unwrap();
     (source, ids.iter().map(|id| id.as_u64().unwrap()).collect())
 }
