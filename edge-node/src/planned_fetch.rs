@@ -28,7 +28,7 @@ pub async fn obtain(
         tokens: Tokens::Known,
         ..Ways::default()
     };
-    let plan = planner.plan(&Job::new(&model.geometry, tokens.len()), &ways);
+    let plan = planner.plan(&Job::new(model.geometry, tokens.len()), &ways);
     let first = plan.as_ref().map(Plan::first_to_fetch).unwrap_or_default();
     if first.0 == model.geometry.layer_count() {
         return Ok((Cloud::Here { tokens }, plan));

@@ -21,6 +21,8 @@ pub struct CloudEstimate {
     pub link: LinkEstimate,
     /// How fast it computed the layer that came last; no time at all if that was stored.
     pub speed: PrefillSpeed,
+    /// The number format in which layers come.
+    pub dtype: KvDtype,
 }
 
 /// How fast a disk gave what was read last, verification included.
@@ -50,21 +52,31 @@ impl<T> From<Option<T>> for Known<T> {
 /// The prompt to be brought in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
-    layer_count: u32,
-    /// Bytes of one layer.
-    layer_bytes: usize,
+    geometry: KvGeometry,
     token_count: usize,
 }
 
 impl Job {
     /// A prompt of so many tokens.
-    pub const fn new(geometry: &KvGeometry, token_count: usize) -> Self {
+    pub const fn new(geometry: KvGeometry, token_count: usize) -> Self {
         Self {
-            layer_count: geometry.layer_count(),
-            layer_bytes: geometry.layer_bytes(token_count, KvDtype::F32),
+            geometry,
             token_count,
         }
     }
+
+    const fn layer_bytes(&self, dtype: KvDtype) -> usize {
+        self.geometry.layer_bytes(self.token_count, dtype)
+    }
+}
+
+/// A disk that has the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk {
+    /// The number format in which it has it.
+    pub dtype: KvDtype,
+    /// How fast it is.
+    pub speed: Known<ReadSpeed>,
 }
 
 /// Whether this edge can compute the prompt's layers.
@@ -92,7 +104,7 @@ pub struct Ways {
     /// It is in memory.
     pub is_in_memory: bool,
     /// This disk has it.
-    pub disk: Option<Known<ReadSpeed>>,
+    pub disk: Option<OnDisk>,
     /// Neighbours, in the order of preference.
     pub peers: Vec<Peer>,
     /// The cloud serves it.
@@ -254,10 +266,12 @@ impl Planner {
         let memory = ways
             .is_in_memory
             .then(|| course(Source::Memory, Some(nothing)));
-        let disk = ways.disk.map(|speed| {
+        let disk = ways.disk.map(|OnDisk { dtype, speed }| {
             let costs = match speed {
                 Known::Unmeasured => None,
-                Known::Measured(speed) => Some(self.costs(job, speed.time_of(job.layer_bytes))),
+                Known::Measured(speed) => {
+                    Some(self.costs(job, speed.time_of(job.layer_bytes(dtype))))
+                }
             };
             course(Source::Disk, costs)
         });
@@ -272,7 +286,7 @@ impl Planner {
         let local = (ways.tokens == Tokens::Known).then_some(Course {
             source: Source::Local,
             costs: Some(nothing),
-            first: LayerIndex(job.layer_count),
+            first: LayerIndex(job.geometry.layer_count()),
         });
         let near = memory.into_iter().chain(disk).chain(peers);
         near.chain(cloud).chain(local).collect()
@@ -290,10 +304,10 @@ impl Planner {
     }
 
     fn streaming(&self, job: &Job, speed: Known<CloudEstimate>) -> Option<LayerCosts> {
-        let Known::Measured(CloudEstimate { link, speed }) = speed else {
+        let Known::Measured(CloudEstimate { link, speed, dtype }) = speed else {
             return None;
         };
-        let sending = time_of(job.layer_bytes, link.rate.bytes_per_second());
+        let sending = time_of(job.layer_bytes(dtype), link.rate.bytes_per_second());
         Some(LayerCosts {
             computing_in_cloud: speed.layer(job.token_count),
             latency: link.rtt,
@@ -304,7 +318,7 @@ impl Planner {
     /// Layers that are there at once and take so long to come.
     fn costs(&self, job: &Job, sending: Duration) -> LayerCosts {
         LayerCosts {
-            layer_count: job.layer_count,
+            layer_count: job.geometry.layer_count(),
             computing: self.speed.layer(job.token_count),
             computing_in_cloud: Duration::ZERO,
             sending,

@@ -7,19 +7,15 @@ use proptest::prelude::*;
 use super::*;
 
 const LAYER_COUNT: u32 = 6;
-const TOKEN_COUNT: usize = 100;
+const TOKEN_COUNT: usize = 125;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 /// A layer has 10,000 bytes.
-const fn job() -> Job {
-    Job {
-        layer_count: LAYER_COUNT,
-        layer_bytes: 10_000,
-        token_count: TOKEN_COUNT,
-    }
+fn job() -> Job {
+    Job::new(KvGeometry::new(LAYER_COUNT, 1, 10).unwrap(), TOKEN_COUNT)
 }
 
 /// Computes a layer of the job in so many milliseconds.
@@ -28,11 +24,12 @@ fn planner(computing: u64) -> Planner {
 }
 
 /// Reads a layer of the job in so many milliseconds.
-fn disk(reading: u64) -> Known<ReadSpeed> {
-    Known::Measured(ReadSpeed {
-        bytes: 40_000,
-        time: ms(4 * reading),
-    })
+fn disk(reading: u64) -> OnDisk {
+    let (bytes, time) = (40_000, ms(4 * reading));
+    OnDisk {
+        dtype: KvDtype::F32,
+        speed: Known::Measured(ReadSpeed { bytes, time }),
+    }
 }
 
 /// Computes a layer of the job and sends one in so many milliseconds, over such a round trip.
@@ -44,6 +41,7 @@ fn cloud(computing: u64, sending: u64, rtt: u64) -> Known<CloudEstimate> {
             rtt: ms(rtt),
         },
         speed: PrefillSpeed::new(ms(computing), TOKEN_COUNT),
+        dtype: KvDtype::F32,
     })
 }
 
@@ -144,7 +142,10 @@ fn what_was_not_measured_is_tried_unless_something_nearer_is_known_to_be_best() 
     assert_eq!(planned(&planner(10), &ways), Source::Disk);
     ways.disk = Some(disk(100));
     assert_eq!(planned(&planner(10), &ways), Source::Peer(0));
-    ways.disk = Some(Known::Unmeasured);
+    ways.disk = Some(OnDisk {
+        dtype: KvDtype::F32,
+        speed: Known::Unmeasured,
+    });
     assert_eq!(planned(&planner(10), &ways), Source::Disk);
 }
 
@@ -157,6 +158,31 @@ fn differences_that_nobody_notices_send_nobody_farther() {
         ..Ways::default()
     };
     assert_eq!(planned(&planner(0), &ways), Source::Disk);
+}
+
+#[test]
+fn smaller_numbers_come_sooner() {
+    let of = |dtype| {
+        let Known::Measured(estimate) = cloud(0, 40, 0) else {
+            unreachable!("it is measured")
+        };
+        let cloud = Some(Known::Measured(CloudEstimate { dtype, ..estimate }));
+        let ways = Ways {
+            cloud,
+            ..Ways::default()
+        };
+        let plan = planner(0).plan(&job(), &ways).unwrap();
+        let disk = Some(OnDisk { dtype, ..disk(40) });
+        let ways = Ways {
+            disk,
+            ..Ways::default()
+        };
+        let from_disk = planner(0).plan(&job(), &ways).unwrap();
+        assert_eq!(plan.until_last_layer(), from_disk.until_last_layer());
+        plan.until_last_layer()
+    };
+    close(of(KvDtype::F32), ms(240));
+    close(of(KvDtype::F16), ms(120));
 }
 
 #[test]

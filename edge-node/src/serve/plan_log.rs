@@ -83,7 +83,7 @@ mod tests {
     fn what_it_took_is_told_beside_what_was_foretold() {
         // Four layers of 10 ms each, or a cloud of which nothing is known.
         let planner = Planner::new(PrefillSpeed::new(Duration::from_millis(10), 8));
-        let job = Job::new(&KvGeometry::new(4, 1, 4).unwrap(), 8);
+        let job = Job::new(KvGeometry::new(4, 1, 4).unwrap(), 8);
         let told = |cloud, took| {
             let ways = Ways {
                 cloud,

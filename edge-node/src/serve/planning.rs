@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::answer::Cloud;
 use crate::cloud_prompt::Offer;
 use crate::kv_origin::KvOrigin;
-use crate::planner::{Job, Known, Peer, ReadSpeed, Source, Tokens, Ways};
+use crate::planner::{Job, Known, OnDisk, Peer, Source, Tokens, Ways};
 use crate::remembered::RememberedPrompt;
 use crate::serve::filling::Filler;
 use crate::serve::plan_log::Planned;
@@ -41,10 +41,8 @@ impl Sources {
         // A segment has its prompt's tokens in its head.
         let known = known.or_else(|| Some((&disk.as_ref()?.manifest).into()));
         let mut ways = self.ways(known.as_ref());
-        if disk.is_some() {
-            ways.disk = Some(self.disk_speed());
-        }
-        let job = Job::new(&model.geometry, wanted.token_count);
+        ways.disk = disk.as_ref().map(|offer| self.kept(offer));
+        let job = Job::new(model.geometry, wanted.token_count);
         let (prompt, mut round) = (PromptRef::Id(wanted.id), self.neighbours.round());
         while let Some(plan) = filler.planner().plan(&job, &ways) {
             let source = plan.source();
@@ -80,14 +78,14 @@ impl Sources {
     ) -> Option<Planned> {
         let mut ways = Ways::default();
         match offer.origin {
-            KvOrigin::Disk => ways.disk = Some(self.disk_speed()),
+            KvOrigin::Disk => ways.disk = Some(self.kept(offer)),
             KvOrigin::Peer => ways.peers.push(Peer {
                 index: 0,
                 speed: Known::Unmeasured,
             }),
             _ => ways.cloud = self.ways(None).cloud,
         }
-        let job = Job::new(&filler.model().geometry, offer.manifest.tokens.len());
+        let job = Job::new(filler.model().geometry, offer.manifest.tokens.len());
         let plan = filler.planner().plan(&job, &ways)?;
         Some(Planned { plan, planned_at })
     }
@@ -105,10 +103,15 @@ impl Sources {
         }
     }
 
-    fn disk_speed(&self) -> Known<ReadSpeed> {
+    /// What is known of a disk that offers a prompt.
+    fn kept(&self, offer: &Offer) -> OnDisk {
         let disk = self.disk.as_ref();
-        disk.and_then(|disk| disk.fresh_speed(Instant::now()))
-            .into()
+        OnDisk {
+            dtype: offer.manifest.dtype,
+            speed: disk
+                .and_then(|disk| disk.fresh_speed(Instant::now()))
+                .into(),
+        }
     }
 
     /// Layers of a prompt whose tokens are known: from the cloud as far as is planned. A cloud that

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::disk_cache::DiskCache;
+use crate::planner::ReadSpeed;
 use crate::prefill_speed::PrefillSpeed;
 use crate::remembered::RememberedPrompts;
 use crate::serve::filling::{Filled, Filling, Keeping};
