@@ -14,6 +14,7 @@ use edgeprompt_launch::{Exit, Failure, ModelArgs, say};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptName, PromptRef, PublicPrompt, Refusal};
 use edgeprompt_telemetry::gantt::{self, GanttStyle};
+use edgeprompt_telemetry::timeline::LayerTimeline;
 use edgeprompt_transport::FetchError;
 
 use crate::answer::{Answer, Cloud, Question, Stop, answer};
@@ -389,6 +390,14 @@ fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
     if args.timeline {
         let style = GanttStyle::of(&std::io::stderr());
         eprint!("{}", gantt::render(&answered.timeline, style));
+        if let Some((predicted, actual)) = predicted(&answered.timeline) {
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            eprintln!(
+                "first token after {:.0} ms; predicted from its first layer: {:.0} ms",
+                ms(actual),
+                ms(predicted)
+            );
+        }
     }
     let Some(recomputed) = &answered.recomputed else {
         return Ok(());
@@ -411,6 +420,16 @@ fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
     Ok(())
 }
 
+/// When the first token should have come, by the flow shop, if every layer had taken what the first
+/// one took, and when it came. `None` unless all layers came from the cloud.
+fn predicted(timeline: &LayerTimeline) -> Option<(Duration, Duration)> {
+    let all_came = timeline.layers.iter().all(|layer| layer.wire.is_some());
+    let mut pipeline = timeline.pipeline();
+    let first = *pipeline.layers.first().filter(|_| all_came)?;
+    pipeline.layers.fill(first);
+    Some((pipeline.flow_shop(), timeline.ttft?))
+}
+
 fn usage(error: anyhow::Error) -> Failure {
     Failure {
         exit: Exit::Usage,
@@ -420,4 +439,30 @@ fn usage(error: anyhow::Error) -> Failure {
 
 fn token_ids(ids: &[u32]) -> Vec<TokenId> {
     ids.iter().copied().map(TokenId).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use edgeprompt_telemetry::timeline::{LayerTimes, Span};
+
+    use super::*;
+
+    #[test]
+    fn a_prediction_takes_every_layer_for_the_first() {
+        let ms = Duration::from_millis;
+        let layer = |wire: (u64, u64), worked| LayerTimes {
+            cloud_compute: None,
+            wire: Some(Span::new(ms(wire.0), ms(wire.1))),
+            edge_wait: None,
+            edge_compute: vec![Span::starting_at(ms(wire.1), ms(worked))],
+        };
+        // The first takes 10 on the link, after 5, and 2 here; the second 30 and 2.
+        let mut timeline = LayerTimeline {
+            ttft: Some(ms(47)),
+            layers: vec![layer((5, 15), 2), layer((15, 45), 2)],
+        };
+        assert_eq!(predicted(&timeline), Some((ms(27), ms(47))));
+        timeline.layers[1].wire = None;
+        assert_eq!(predicted(&timeline), None, "it was computed here");
+    }
 }

@@ -5,7 +5,8 @@ use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use clap::Args;
 use edgeprompt_engine::{CloudSegment, layer_from_view};
@@ -16,6 +17,9 @@ use edgeprompt_segment_store::{
 };
 use edgeprompt_telemetry::names;
 use edgeprompt_transport::EdgeIdentity;
+
+use crate::planner::ReadSpeed;
+use crate::uplink::is_fresh;
 
 /// Where keys and values are kept, and how many.
 #[derive(Args, Clone, Debug)]
@@ -118,6 +122,8 @@ pub struct DiskCache {
     store: SegmentStore,
     root: PathBuf,
     warned: AtomicBool,
+    /// How fast the last segment was read, and when that was.
+    read: Mutex<Option<(ReadSpeed, Instant)>>,
 }
 
 impl DiskCache {
@@ -128,7 +134,19 @@ impl DiskCache {
             store: folder.domain(domain, bytes_max),
             root: folder.root().to_owned(),
             warned: AtomicBool::new(false),
+            read: Mutex::default(),
         }
+    }
+
+    /// Notes how fast a segment was read.
+    pub(crate) fn note_speed(&self, speed: ReadSpeed, now: Instant) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some((speed, now));
+    }
+
+    /// How fast the disk is, if something was read lately: what is older is to be measured again.
+    pub(crate) fn fresh_speed(&self, now: Instant) -> Option<ReadSpeed> {
+        let (speed, noted_at) = (*self.read.lock().unwrap_or_else(PoisonError::into_inner))?;
+        is_fresh(now.saturating_duration_since(noted_at)).then_some(speed)
     }
 
     /// Where it is.
@@ -241,11 +259,27 @@ impl DiskCache {
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
+    use std::time::Duration;
 
     use edgeprompt_kv::{KvDtype, KvGeometry, TokenId};
     use edgeprompt_segment_store::SegmentProblem;
 
     use super::*;
+
+    #[test]
+    fn what_was_read_long_ago_says_nothing_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = DiskCache::new(&SegmentFolder::new(dir.path()), "here", 1 << 20);
+        let now = Instant::now();
+        assert_eq!(disk.fresh_speed(now), None);
+        let speed = ReadSpeed {
+            bytes: 8,
+            time: Duration::from_millis(1),
+        };
+        disk.note_speed(speed, now);
+        assert_eq!(disk.fresh_speed(now), Some(speed));
+        assert_eq!(disk.fresh_speed(now + Duration::from_secs(3600)), None);
+    }
 
     #[test]
     fn what_the_system_does_not_give_stays_where_it_is() {

@@ -1,5 +1,5 @@
-//! Which layers to ask the cloud for, and which to compute here because they would come later.
-//! Pure: durations and counts in, a layer out.
+//! Which layers to ask the cloud for, and which to compute here because they would come later, by the
+//! flow shop of [`edgeprompt_telemetry::flow_shop`]. Pure: durations and counts in, a layer out.
 //!
 //! Layers are needed from the first to the last, and both sources can work at the same time: this
 //! edge from the first layer on while the cloud sends the last ones. The idea is that of Cake
@@ -10,10 +10,15 @@
 use std::time::Duration;
 
 use edgeprompt_kv::LayerIndex;
+use edgeprompt_telemetry::flow_shop::{Pipeline, StageTimes};
 
-/// The share of the time that computing some layers here must save: less is not worth a busy
-/// processor, and estimates are no better.
+/// The share of the time that working on both sides must save: less is not worth keeping cloud, link
+/// and processor busy, and estimates are no better.
 const SAVING_MIN: f64 = 0.1;
+
+/// Times below this are as good as each other: it is what scheduling adds to either, and no person
+/// sees it.
+const NOISE: Duration = Duration::from_millis(20);
 
 /// The edge's work on a layer for a private prompt, as a share of computing the public layer. What
 /// it really is would tell the private prompt's length; this is that of a prompt a few times
@@ -38,39 +43,55 @@ pub struct LayerCosts {
 impl LayerCosts {
     /// The first layer to ask for: 0 for all of them, the number of layers for none.
     ///
-    /// Of the plans that are fastest, the one that computes least here.
+    /// Never slower than all of them or none of them; of the plans that are fastest, the one that
+    /// computes least here.
     pub fn first_to_fetch(&self) -> LayerIndex {
-        let plans = (1..=self.layer_count).map(|first| (first, self.time(first)));
-        let fastest = plans.min_by_key(|&(_, time)| time);
-        let worth_it = self.time(0).mul_f64(1.0 - SAVING_MIN);
-        let first = match fastest {
+        let none = self.layer_count;
+        let either = match felt(self.time(none)) < felt(self.time(0)) {
+            true => none,
+            false => 0,
+        };
+        let shared = (1..none).map(|first| (first, felt(self.time(first))));
+        let shared = shared.min_by_key(|&(_, time)| time);
+        let worth_it = felt(self.time(either)).mul_f64(1.0 - SAVING_MIN);
+        let first = match shared {
             Some((first, time)) if time <= worth_it => first,
-            Some(_) | None => 0,
+            Some(_) | None => either,
         };
         LayerIndex(first)
     }
 
     /// Until the edge is done with the last layer, if `first` is the first to be asked for.
-    ///
-    /// A flow shop: cloud, link and edge each take one layer after another, and the edge's one
-    /// engine also computes the layers before `first`. The cloud computes those as well, for each
-    /// layer needs them.
     pub fn time(&self, first: u32) -> Duration {
-        let work = self.computing.mul_f64(PRIVATE_SHARE);
-        let (mut received, mut done) = (Duration::ZERO, Duration::ZERO);
-        for layer in 0..self.layer_count {
-            if layer < first {
-                done = done.saturating_add(self.computing);
-            } else {
-                let computed = self.computing_in_cloud.saturating_mul(layer + 1);
-                let ready = computed.saturating_add(self.latency);
-                received = ready.max(received).saturating_add(self.sending);
-                done = done.max(received);
-            }
-            done = done.saturating_add(work);
-        }
-        done
+        self.time_with(first, self.computing.mul_f64(PRIVATE_SHARE))
     }
+
+    /// The same if the edge works for so long on each layer once it is there.
+    ///
+    /// The edge's one engine also computes the layers before `first`; the cloud computes those as
+    /// well, for each layer needs them.
+    pub fn time_with(&self, first: u32, work: Duration) -> Duration {
+        let here = self.computing.saturating_add(work).saturating_mul(first);
+        let fetched = (first..self.layer_count).map(|layer| StageTimes {
+            cloud_compute: match layer == first {
+                true => self.computing_in_cloud.saturating_mul(first + 1),
+                false => self.computing_in_cloud,
+            },
+            transfer: self.sending,
+            edge_compute: work,
+        });
+        let pipeline = Pipeline {
+            t_prefix: self.latency,
+            layers: fetched.collect(),
+        };
+        let schedule = pipeline.schedule_beside(here);
+        schedule.last().map_or(here, |finish| finish.edge)
+    }
+}
+
+/// A time as far as it matters.
+pub(crate) fn felt(time: Duration) -> Duration {
+    time.max(NOISE)
 }
 
 #[cfg(test)]
@@ -140,10 +161,32 @@ mod tests {
                 computing_in_cloud: Duration::from_millis(cloud),
                 ..costs(computing, sending, latency)
             };
-            let chosen = costs.time(costs.first_to_fetch().0);
+            let chosen = felt(costs.time(costs.first_to_fetch().0));
             for first in 0..=costs.layer_count {
-                prop_assert!(costs.time(first).as_secs_f64() >= chosen.as_secs_f64() * (1.0 - SAVING_MIN) - 1e-9);
+                let other = felt(costs.time(first)).as_secs_f64();
+                prop_assert!(other >= chosen.as_secs_f64() * (1.0 - SAVING_MIN) - 1e-9);
             }
+        }
+
+        /// The recurrence written out, layer by layer, without the pipeline.
+        #[test]
+        fn every_plan_takes_what_the_flow_shop_says(
+            computing in 0u64..500, sending in 0u64..500, latency in 0u64..500, cloud in 0u64..500,
+            work in 0u64..500, first in 0u64..=12,
+        ) {
+            let (mut received, mut done) = (0, first * (computing + work));
+            for layer in first..12 {
+                let computed = latency + cloud * (layer + 1);
+                received = computed.max(received) + sending;
+                done = done.max(received) + work;
+            }
+            let costs = LayerCosts {
+                computing_in_cloud: Duration::from_millis(cloud),
+                ..costs(computing, sending, latency)
+            };
+            let first = u32::try_from(first).expect("at most 12");
+            let time = costs.time_with(first, Duration::from_millis(work));
+            prop_assert_eq!(time, Duration::from_millis(done));
         }
     }
 }

@@ -15,6 +15,7 @@ use edgeprompt_transport::{LayerProblem, LayerStream, LayerStreamError, Received
 use crate::cloud_prompt::{Arrival, CloudPromptError, Loss, LossReason};
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
+use crate::planner::ReadSpeed;
 use crate::prefill_speed::PrefillSpeed;
 use crate::uplink::Uplink;
 
@@ -87,13 +88,14 @@ impl Forwarding {
         let (id, sender) = (self.manifest.prompt, self.sender.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let read = read_all(reader, &sender);
-            if let Err((_, error)) = &read {
-                disk.not_read(&id, error);
+            match read {
+                Ok(speed) => disk.note_speed(speed, Instant::now()),
+                Err((_, ref error)) => disk.not_read(&id, error),
             }
             read
         });
         let (first_missing, reason, detail) = match reading.await {
-            Ok(Ok(())) => return,
+            Ok(Ok(_)) => return,
             Ok(Err((layer, error))) => (layer, reason_of(&error), error.to_string()),
             // It has said so.
             Err(error) => (LayerIndex(0), LossReason::Unreadable, error.to_string()),
@@ -270,15 +272,17 @@ const fn reason_of(error: &ReadError) -> LossReason {
     }
 }
 
-/// Hands on what the disk has; where it fails, at which layer and why.
+/// Hands on what the disk has, and how fast; where it fails, at which layer and why.
 fn read_all<R: Read + Seek>(
     mut reader: SegmentReader<R>,
     sender: &SyncSender<Arrival>,
-) -> Result<(), (LayerIndex, ReadError)> {
+) -> Result<ReadSpeed, (LayerIndex, ReadError)> {
     let began = Instant::now();
+    let mut bytes = 0;
     for layer in (0..reader.info().geometry.layer_count()).map(LayerIndex) {
         let first_byte_at = Instant::now();
         let kv = reader.layer(layer).map_err(|error| (layer, error))?;
+        bytes += kv.payload().len();
         let received = ReceivedLayer {
             layer,
             kv,
@@ -297,7 +301,8 @@ fn read_all<R: Read + Seek>(
             origin: KvOrigin::Disk,
         });
     }
-    Ok(())
+    let time = began.elapsed();
+    Ok(ReadSpeed { bytes, time })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod layer_bar;
 pub mod link;
 mod model_question;
 pub mod patience;
+pub mod planned_fetch;
 pub mod planner;
 pub mod prefill_speed;
 pub mod private;

@@ -20,6 +20,8 @@ pub mod neighbours;
 mod origins;
 mod page;
 mod pass_times;
+pub mod plan_log;
+mod planning;
 mod prompting;
 mod request;
 mod room;

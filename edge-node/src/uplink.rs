@@ -267,7 +267,8 @@ fn any_port(peer: SocketAddr) -> SocketAddr {
     }
 }
 
-const fn is_fresh(age: Duration) -> bool {
+/// Whether what was measured so long ago still decides anything.
+pub(crate) const fn is_fresh(age: Duration) -> bool {
     age.as_millis() < ESTIMATE_LASTS.as_millis()
 }
 

@@ -9,6 +9,7 @@ use clap::Args;
 use edge_node::answer::{Answer, Cloud, Question, Stop, answer};
 use edge_node::cloud_prompt::CloudPrompt;
 use edge_node::patience::Patience;
+use edge_node::planned_fetch;
 use edge_node::planner::Planner;
 use edge_node::prefill_speed::PrefillSpeed;
 use edge_node::private::PrivateTokens;
@@ -22,6 +23,7 @@ use tokio::runtime::Runtime;
 
 use super::busy::BusyThreads;
 use super::messages::{Answered, Ask, EdgeOrder, EdgeReady, EdgeReply, Mode, RecomputedLayers};
+use super::point::ms;
 use crate::children;
 
 /// How long the last link may take to close.
@@ -108,16 +110,20 @@ impl Edge {
         let prompt = PromptRef::Public(PublicPrompt::Tokens(public.clone()));
         let uplink = self.uplink.as_ref().context("the edge has no uplink")?;
         let (busy, asked_at) = (BusyThreads::start(), Instant::now());
-        let cloud = self.runtime.block_on(async {
+        let (cloud, plan) = self.runtime.block_on(async {
             if ask.mode == Mode::Planned {
                 let known = (prompt, public);
-                return self.planner.obtain(uplink, &self.model, known).await;
+                return planned_fetch::obtain(&self.planner, uplink, &self.model, known).await;
             }
             let fetched = CloudPrompt::fetch(uplink, &self.model, prompt).await?;
-            Ok(Cloud::Arriving(fetched))
+            Ok((Cloud::Arriving(fetched), None))
         })?;
         let answered = self.answer(ask.mode, &private, (cloud, asked_at));
-        let answered = report(answered, &busy)?;
+        let mut answered = report(answered, &busy)?;
+        // Where the private prompt is no secret, its share is known as well.
+        let work = self.planner.computing(private.len());
+        let predicted = plan.and_then(|plan| plan.until_done(work));
+        answered.predicted_ms = predicted.map(ms);
         self.runtime.block_on(uplink.settle());
         match &answered.recomputed {
             Some(lost) if ask.mode == Mode::Streaming => {
@@ -159,6 +165,7 @@ fn report(answered: Answer, busy: &BusyThreads) -> Result<Answered> {
     Ok(Answered {
         first_token: first.context("an answer has a token")?.0,
         timeline: answered.timeline,
+        predicted_ms: None,
         received_bytes: answered.received_bytes,
         chosen_count: answered.chosen_count,
         recomputed: answered.recomputed.map(|recomputed| RecomputedLayers {

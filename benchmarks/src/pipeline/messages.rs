@@ -118,6 +118,8 @@ pub(crate) enum EdgeReply {
 pub(crate) struct Answered {
     /// Until the first token.
     pub(crate) timeline: LayerTimeline,
+    /// How long until then was predicted, if it was.
+    pub(crate) predicted_ms: Option<f64>,
     /// Keys and values received until the first token.
     pub(crate) received_bytes: u64,
     /// Layers of the cloud prompt that the edge computed because they did not come.

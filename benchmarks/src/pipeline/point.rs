@@ -73,6 +73,11 @@ pub(crate) struct PointResult {
     pub(crate) planned_ttft_ms: Spread,
     /// That over the better of streaming and local prefill.
     pub(crate) planned_over_best: Spread,
+    /// What that T was predicted to be; nothing if the link was not known yet.
+    pub(crate) planned_predicted_ms: Option<Spread>,
+    /// How much longer the plan took than the better of streaming and local prefill, as a share of
+    /// that: medians over the rounds. None is 0.
+    pub(crate) planner_regret: f64,
     /// Layers that such an edge computed, by choice or because they were late.
     pub(crate) planned_layers_here: Spread,
     /// Rounds in which it did not ask the cloud at all.
@@ -174,6 +179,10 @@ impl PointResult {
                 let best = ttft_ms(&round.streaming).min(ttft_ms(&round.local));
                 ttft_ms(&round.planned) / best
             }),
+            planned_predicted_ms: Spread::of_some(
+                rounds.iter().map(|round| round.planned.predicted_ms),
+            ),
+            planner_regret: regret(&rounds),
             planned_layers_here: of_rounds(|round| count_as_f64(layers_here(&round.planned))),
             declined_round_count: rounds.iter().filter(|r| declined(&r.planned)).count(),
             cold_link_ttft_ms: ttft_ms(&cold_link),
@@ -233,6 +242,24 @@ impl From<&DirectionStats> for EmulatorCounts {
             lateness_max_us: ms(stats.lateness_max) * 1e3,
         }
     }
+}
+
+/// The mean regret of the planner over those points at which the emulator kept up, and how many they
+/// are.
+pub(crate) fn mean_regret(points: &[PointResult]) -> Option<(f64, usize)> {
+    let worth = points.iter().filter(|it| it.emulator_failure_count() == 0);
+    let regrets: Vec<_> = worth.map(|point| point.planner_regret).collect();
+    let sum: f64 = regrets.iter().sum();
+    (!regrets.is_empty()).then(|| (sum / count_as_f64(regrets.len()), regrets.len()))
+}
+
+/// The planned T over the better of the others, less 1: how much the plan lost, never below 0.
+fn regret(rounds: &[Round]) -> f64 {
+    let median = |of: fn(&Round) -> &Answered| {
+        Spread::of(rounds.iter().map(|round| ttft_ms(of(round)))).median
+    };
+    let best = median(|round| &round.streaming).min(median(|round| &round.local));
+    (median(|round| &round.planned) / best - 1.0).max(0.0)
 }
 
 /// Layers of the cloud prompt that the edge computed.

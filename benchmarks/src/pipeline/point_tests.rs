@@ -22,6 +22,7 @@ fn streamed(ttft: u64) -> Answered {
             ttft: Some(Duration::from_millis(ttft)),
             layers: vec![layer(0), layer(10)],
         },
+        predicted_ms: None,
         received_bytes: 250_000,
         recomputed: None,
         first_token: 7,
@@ -137,6 +138,36 @@ fn only_an_edge_that_asked_for_nothing_has_declined() {
 }
 
 #[test]
+fn regret_is_what_the_plan_took_beyond_the_better_way() {
+    let with = |planned: u64, local_took: u64| {
+        let round = Round {
+            streaming: streamed(50),
+            planned: streamed(planned),
+            local: local(local_took),
+        };
+        result(vec![round])
+    };
+    close(with(60, 40).planner_regret, 0.5);
+    close(with(60, 80).planner_regret, 0.2);
+    close(with(30, 80).planner_regret, 0.0);
+    let mut ignored = with(100, 50);
+    ignored.emulator_down.overrun_packet_count = 1;
+    let (mean, count) = mean_regret(&[with(60, 40), with(30, 80), ignored]).unwrap();
+    close(mean, 0.25);
+    assert_eq!(count, 2);
+    assert_eq!(mean_regret(&[]), None);
+}
+
+#[test]
+fn what_was_predicted_is_told_where_it_was() {
+    let mut rounds = vec![round(29), round(29)];
+    rounds[1].planned.predicted_ms = Some(31.0);
+    let found = result(rounds);
+    close(found.planned_predicted_ms.unwrap().median, 31.0);
+    assert!(result(vec![round(29)]).planned_predicted_ms.is_none());
+}
+
+#[test]
 fn rounds_that_chose_other_tokens_are_counted() {
     let mut rounds = vec![round(29), round(29)];
     rounds[0].local.first_token = 8;
@@ -166,7 +197,9 @@ fn json_has_the_keys_that_readers_rely_on() {
         "paper_ms",
         "planned_layers_here",
         "planned_over_best",
+        "planned_predicted_ms",
         "planned_ttft_ms",
+        "planner_regret",
         "point",
         "regime",
         "rounds",

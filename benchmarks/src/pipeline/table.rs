@@ -12,7 +12,7 @@ struct Column {
     cell: fn(&PointResult) -> String,
 }
 
-const COLUMNS: [Column; 19] = [
+const COLUMNS: [Column; 21] = [
     column("Mbit/s", 6, |r| r.point.rate_mbit_s.to_string()),
     column("RTT", 4, |r| r.point.rtt_ms.to_string()),
     column("cloud", 5, |r| r.point.cloud_len.to_string()),
@@ -34,7 +34,11 @@ const COLUMNS: [Column; 19] = [
     column("local", 6, |r| whole(r.local_ttft_ms.median)),
     column("speed-up", 8, |r| ratio(r.speedup_over_local.median)),
     column("planned, here", 15, planned_and_here),
+    column("predicted", 9, |r| {
+        optional(r.planned_predicted_ms.as_ref(), whole)
+    }),
     column("/best", 5, |r| ratio(r.planned_over_best.median)),
+    column("regret", 6, |r| percent(r.planner_regret)),
     column("cold link", 9, |r| whole(r.cold_link_ttft_ms)),
 ];
 
@@ -46,7 +50,8 @@ that carries every layer at the emulated rate. paper: equation (7). t_cc, t_ct, 
 edge, the mean layer. overlap: share of the transfer that the edge did not wait for. KV Mbit/s: keys
 and values, first byte to last, and its share of the rate. local: the whole prompt prefilled on the
 edge; speed-up: local over T. planned: T of an edge that asks only for the layers that come sooner
-than it computes them, and how many it computed; /best: that over the better of T and local. cold link: T of the first transfer of a new link, handshake included, once.";
+than it computes them, and how many it computed; predicted: what it expected; /best: T planned over
+the better of T and local, round by round; regret: what it lost against the better median. cold link: T of the first transfer of a new link, handshake included, once.";
 
 const fn column(head: &'static str, width: usize, cell: fn(&PointResult) -> String) -> Column {
     Column { head, width, cell }

@@ -25,7 +25,7 @@ table{border-collapse:collapse;font-size:13px}td,th{border:1px solid var(--line)
 pub(super) fn page(sections: &BTreeMap<String, Section>) -> String {
     let mut body = String::new();
     for (name, section) in sections {
-        let _ = write!(body, "<h2 id=\"{0}\">{0}</h2>\n", escaped(name));
+        let _ = writeln!(body, "<h2 id=\"{0}\">{0}</h2>", escaped(name));
         body += &origin(&section.result);
         for (name, plot) in &section.plots {
             let (name, source) = (escaped(name), data_url(plot));

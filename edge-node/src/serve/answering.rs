@@ -4,7 +4,7 @@
 //! A client that goes, or reads nothing any more, ends its generation and holds up nobody.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{Chosen, Finish, Output};
 use edgeprompt_kv::TokenId;
@@ -17,6 +17,7 @@ use crate::serve::generator::Tokens;
 use crate::serve::segments::SharedPrompt;
 use crate::serve::stop::{Matched, StopMatcher};
 use crate::serve::stopwatch::{Stopwatch, Times};
+use crate::serve::timelines::Recorder;
 
 /// Pieces of one answer that wait for a slow client; its tokens wait in a queue of their own.
 const PIECES_MAX: usize = 16;
@@ -114,6 +115,7 @@ pub(crate) struct Answering {
     pub(crate) stops: Vec<String>,
     pub(crate) details: Details,
     pub(crate) stopwatch: Stopwatch,
+    pub(crate) recorder: Recorder,
     /// The client's place, held until the answer ends.
     pub(crate) place: OwnedSemaphorePermit,
 }
@@ -148,7 +150,7 @@ impl Answering {
     }
 
     async fn speak(mut self, to: &mpsc::Sender<Heard>) -> Result<Ended, Silence> {
-        let _place = self.place;
+        let (_place, recorder) = (self.place, self.recorder);
         let model = Arc::clone(&self.model);
         let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
         loop {
@@ -177,20 +179,17 @@ impl Answering {
             self.stopwatch.share(shared_len);
             if finish == Some(Finish::EndToken) {
                 self.stopwatch.end_token();
-                return end(voice, to, FinishReason::Stop, (self.stopwatch, self.cloud)).await;
+                let watch = (self.stopwatch, self.cloud, recorder);
+                return end(voice, to, FinishReason::Stop, watch).await;
             }
             self.stopwatch.token();
             if voice.say(chosen, self.details)? == Said::StopString {
-                return end(voice, to, FinishReason::Stop, (self.stopwatch, self.cloud)).await;
+                let watch = (self.stopwatch, self.cloud, recorder);
+                return end(voice, to, FinishReason::Stop, watch).await;
             }
             if finish == Some(Finish::Length) {
-                return end(
-                    voice,
-                    to,
-                    FinishReason::Length,
-                    (self.stopwatch, self.cloud),
-                )
-                .await;
+                let watch = (self.stopwatch, self.cloud, recorder);
+                return end(voice, to, FinishReason::Length, watch).await;
             }
             if let Some(piece) = voice.take_if_worth_telling(self.details) {
                 tell(to, Heard::Piece(piece)).await?;
@@ -214,7 +213,7 @@ async fn end(
     voice: Voice<'_>,
     to: &mpsc::Sender<Heard>,
     reason: FinishReason,
-    (stopwatch, cloud): (Stopwatch, Option<SharedPrompt>),
+    (stopwatch, cloud, recorder): (Stopwatch, Option<SharedPrompt>, Recorder),
 ) -> Result<Ended, Silence> {
     let (piece, by_stop_string) = voice.finish()?;
     tell(to, Heard::Piece(piece)).await?;
@@ -222,7 +221,8 @@ async fn end(
         Said::StopString => FinishReason::Stop,
         Said::Text => reason,
     };
-    let times = stopwatch.stop(reason, cloud.map(|cloud| cloud.origin()));
+    let origin = cloud.map(|cloud| cloud.origin());
+    let times = stopwatch.stop(reason, (origin, recorder.kv_times(Instant::now())));
     Ok(Ended { reason, times })
 }
 

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::serve::answering::{Ended, FinishReason, Heard, Piece, TokenLogprob};
+use crate::serve::fill_log::LayersCame;
 use crate::serve::request::{Endpoint, StreamUsage};
 use crate::serve::stopwatch::Times;
+use crate::serve::timelines::KvTimes;
 
 /// The least that OpenAI says of a probability.
 const LOGPROB_MIN: f32 = -9999.0;
@@ -152,6 +154,13 @@ fn timings(times: &Times) -> Value {
     if let Some(origin) = times.kv_origin {
         timings["kv_source"] = origin.label().into();
     }
+    if let Some(KvTimes { wait, layers }) = times.kv_times {
+        timings["kv_wait_ms"] = milliseconds(wait).into();
+        if let Some(LayersCame { first, last }) = layers {
+            timings["kv_first_layer_ms"] = milliseconds(first).into();
+            timings["kv_last_layer_ms"] = milliseconds(last).into();
+        }
+    }
     timings
 }
 
@@ -289,6 +298,13 @@ mod tests {
             after_first: Duration::from_millis(100),
             token_count: 3,
             kv_origin: Some(KvOrigin::Disk),
+            kv_times: Some(KvTimes {
+                wait: Duration::from_millis(12),
+                layers: Some(LayersCame {
+                    first: Duration::from_millis(5),
+                    last: Duration::from_millis(30),
+                }),
+            }),
         },
     };
 
@@ -323,6 +339,9 @@ mod tests {
         );
         assert_eq!(chat["timings"]["predicted_per_token_ms"], 50.0);
         assert_eq!(chat["timings"]["prompt_per_second"], 50.0);
+        let own = ["kv_wait_ms", "kv_first_layer_ms", "kv_last_layer_ms"];
+        let own = own.map(|name| chat["timings"][name].as_f64());
+        assert_eq!(own, [12.0, 5.0, 30.0].map(Some));
         let text = envelope(Endpoint::Text).whole(&piece("hé"), &ENDED);
         assert_eq!(text["choices"][0]["text"], "hé");
         assert_eq!(text["choices"][0]["logprobs"]["tokens"], json!(["hé"]));

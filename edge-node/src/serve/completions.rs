@@ -97,6 +97,7 @@ fn unix_time() -> u64 {
 /// A generation that the engine has taken in. Deliberately not `Debug`.
 struct Begun {
     tokens: Tokens,
+    recorder: Recorder,
     cloud: Option<SharedPrompt>,
     context: PrivateTokens,
     lens: PromptLens,
@@ -147,10 +148,13 @@ impl Begun {
                 false => server.model.config.eos.clone(),
             },
         };
-        let tokens = server.generator.generate_recorded(generation, recorder);
+        let tokens = server
+            .generator
+            .generate_recorded(generation, recorder.clone());
         let tokens = tokens.await?;
         Ok(Self {
             tokens,
+            recorder,
             cloud,
             context: end_of(&whole),
             lens,
@@ -172,6 +176,7 @@ impl Begun {
             stops: self.stops,
             details: self.details,
             stopwatch: Stopwatch::start(self.lens, asked_at),
+            recorder: self.recorder,
             place,
         }
     }

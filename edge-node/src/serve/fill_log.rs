@@ -1,7 +1,7 @@
 //! When the layers of one cloud prompt came, while they come and afterwards. Public facts only.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgeprompt_telemetry::timeline::LayerTimeline;
 
@@ -16,6 +16,15 @@ pub(crate) struct FillLog {
 struct Seen {
     timeline: LayerTimeline,
     ended_at: Option<Instant>,
+}
+
+/// When layers came that a request may have waited for, after it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayersCame {
+    /// The one that came first.
+    pub(crate) first: Duration,
+    /// The one that came last.
+    pub(crate) last: Duration,
 }
 
 impl FillLog {
@@ -63,6 +72,24 @@ impl FillLog {
         Some((after.as_secs_f64() - before.as_secs_f64()) * 1e3)
     }
 
+    /// When the layers were here, after a request arrived; no time at all for what was here before.
+    /// `None` if all were: when somebody else asked for a prompt is not told.
+    pub(crate) fn layers_came(&self, asked_at: Instant) -> Option<LayersCame> {
+        let seen = self.seen();
+        if seen.ended_at.is_some_and(|ended| ended < asked_at) {
+            return None;
+        }
+        // A layer is here once something was done with it: a tensor made of what came, or all of it.
+        let layers = seen.timeline.layers.iter();
+        let came = layers.filter_map(|layer| layer.edge_compute.last());
+        let came = came.map(|span| {
+            let at = self.began_at + span.end();
+            at.saturating_duration_since(asked_at)
+        });
+        let (first, last) = (came.clone().min()?, came.max()?);
+        Some(LayersCame { first, last })
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,7 +98,26 @@ impl FillLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use edgeprompt_telemetry::timeline::Span;
+
+    #[test]
+    fn layers_came_after_the_request_or_were_there() {
+        let (began, ms) = (Instant::now(), Duration::from_millis);
+        let log = FillLog::begin(3, began);
+        assert_eq!(log.layers_came(began), None, "none yet");
+        let mut timeline = LayerTimeline::with_layers(3);
+        for (layer, at) in timeline.layers.iter_mut().zip([10, 20, 40]) {
+            layer.edge_compute.push(Span::new(ms(at - 1), ms(at)));
+        }
+        log.end(&timeline, began + ms(40));
+        let came = |asked| {
+            let came = log.layers_came(began + ms(asked))?;
+            Some((came.first, came.last))
+        };
+        assert_eq!(came(0), Some((ms(10), ms(40))));
+        assert_eq!(came(15), Some((ms(0), ms(25))));
+        assert_eq!(came(41), None);
+    }
 
     #[test]
     fn a_fill_is_placed_beside_the_requests_that_it_kept_waiting() {

@@ -16,10 +16,12 @@ use crate::cloud_prompt::Loss;
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::Patience;
+use crate::planner::Planner;
 use crate::prefill_speed::PrefillSpeed;
 use crate::public_layers::{PublicLayers, Waiter};
 use crate::serve::fill_log::FillLog;
 use crate::serve::generator::Generator;
+use crate::serve::plan_log::{Outcome, Planned};
 use crate::serve::room::Place;
 
 /// How far a cloud prompt is.
@@ -44,6 +46,8 @@ pub struct Filled {
     pub loss: Option<Loss>,
     /// Layers computed here because they would have come later.
     pub chosen_count: usize,
+    /// How long that was to take, and took.
+    pub outcome: Option<Outcome>,
 }
 
 /// Watches a cloud prompt being filled.
@@ -139,6 +143,8 @@ impl KeepingWatch {
 pub(crate) struct Fill {
     pub(crate) cloud: Cloud,
     pub(crate) token_count: usize,
+    /// Why from there.
+    pub(crate) planned: Option<Planned>,
     /// Where it is to be kept then, if it is.
     pub(crate) keep: Option<Keep>,
     /// Left when there is nothing to do any more.
@@ -205,9 +211,9 @@ impl Filler {
         &self.model
     }
 
-    /// How fast this node computes.
-    pub(crate) const fn speed(&self) -> PrefillSpeed {
-        self.speed
+    /// Plans for this node.
+    pub(crate) const fn planner(&self) -> Planner {
+        Planner::new(self.speed)
     }
 
     /// How long to wait for a cloud that may send a prompt of `token_count` tokens.
@@ -221,6 +227,7 @@ impl Filler {
         let Fill {
             cloud,
             token_count,
+            planned,
             keep,
             place,
         } = fill;
@@ -237,15 +244,10 @@ impl Filler {
         let (filler, writing) = (self.clone(), Arc::clone(&log));
         let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
         let started = thread.spawn(move || {
-            let (filled, brought) = filler.fill(cloud, patience, (hand_out, &writing));
+            let (mut filled, brought) = filler.fill(cloud, patience, (hand_out, &writing));
+            filled.outcome = planned.map(|planned| planned.outcome(Instant::now()));
             let bytes = filled.bytes;
-            tracing::info!(
-                tokens = token_count,
-                source = bytes.main().map_or("nothing", KvOrigin::label),
-                recomputed_layers = filled.recomputed_count,
-                milliseconds = writing.began_at().elapsed().as_millis(),
-                "a cloud prompt is complete"
-            );
+            tell_complete(&filled, token_count, writing.began_at().elapsed());
             // While it is written its memory is in use, wanted or not.
             let keep = keep.map(|keep| (keep, place));
             tell.send_replace(Filling::Filled(filled));
@@ -305,6 +307,7 @@ impl Filler {
             recomputed_count: recomputed.as_ref().map_or(0, |it| it.layer_count),
             loss: recomputed.map(|it| it.loss),
             chosen_count: layers.chosen_count,
+            outcome: None,
         };
         let brought = Brought {
             segment: layers.segment,
@@ -312,4 +315,21 @@ impl Filler {
         };
         (filled, brought)
     }
+}
+
+/// One line for each prompt that was brought in, and what is counted of it.
+fn tell_complete(filled: &Filled, token_count: usize, took: Duration) {
+    let outcome = filled.outcome.as_ref();
+    outcome.inspect(|outcome| outcome.count());
+    let milliseconds = |time: Duration| time.as_millis();
+    tracing::info!(
+        tokens = token_count,
+        source = filled.bytes.main().map_or("nothing", KvOrigin::label),
+        recomputed_layers = filled.recomputed_count,
+        plan = outcome.map(|it| it.source.label()),
+        predicted_milliseconds = outcome.and_then(|it| it.predicted).map(milliseconds),
+        regret_milliseconds = outcome.and_then(|it| it.regret).map(milliseconds),
+        milliseconds = outcome.map_or(took, |it| it.actual).as_millis(),
+        "a cloud prompt is complete"
+    );
 }

@@ -7,6 +7,7 @@ use metrics::counter;
 use crate::cloud_prompt::LossReason;
 use crate::disk_cache::Failed;
 use crate::kv_origin::KvOrigin;
+use crate::planner::Source;
 use crate::public_layers::FASTER_HERE;
 use crate::serve::answering::FinishReason;
 
@@ -30,6 +31,9 @@ pub(crate) fn begin() {
     for source in KvOrigin::ALL.map(KvOrigin::label) {
         counter!(names::EDGE_KV_SOURCE_BYTES_TOTAL, names::SOURCE => source).increment(0);
         counter!(names::EDGE_KV_SOURCE_ANSWERS_TOTAL, names::SOURCE => source).increment(0);
+    }
+    for source in Source::LABELS {
+        counter!(names::EDGE_KV_PLANS_TOTAL, names::SOURCE => source).increment(0);
     }
     for reason in Failed::ALL.map(Failed::label) {
         counter!(names::EDGE_KV_DISK_FAILED_TOTAL, names::REASON => reason).increment(0);

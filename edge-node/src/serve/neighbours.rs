@@ -15,6 +15,7 @@ use edgeprompt_transport::{BindError, EdgeIdentity, LinkConfig, Timeouts};
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::cloud_prompt::{LossReason, Offer};
+use crate::planner::Peer;
 use crate::uplink::Uplink;
 
 /// Most neighbours: each is asked in turn.
@@ -147,24 +148,69 @@ impl Neighbours {
         prompt: &PromptRef,
         cloud: &[Uplink],
     ) -> Option<Offer> {
-        let give_up = Deadline::now() + PATIENCE;
-        for neighbour in &self.neighbours {
-            if neighbour.is_silent(Instant::now()) {
-                continue;
+        let mut round = self.round();
+        for index in 0..self.neighbours.len() {
+            let offer = round.offer_of(index, model, prompt, cloud).await;
+            if offer.is_some() {
+                return offer;
             }
-            let deadline = give_up.min(Deadline::now() + PATIENCE_EACH);
-            let uplink = &neighbour.uplink;
-            let fetching = Offer::of_neighbour(uplink, model, prompt.clone(), cloud);
-            let (peer, reason) = match timeout_at(deadline, fetching).await {
-                Ok(Ok(offer)) => return Some(offer),
-                Ok(Err(error)) => (&neighbour.host, error.loss().reason),
-                Err(_) => (&neighbour.host, LossReason::Slow),
-            };
-            tracing::info!(peer, reason = reason.label(), "a neighbour sent nothing");
-            // One that answers may have another prompt.
-            if !matches!(reason, LossReason::Refused | LossReason::OtherModel) {
-                neighbour.leave_alone(Instant::now() + SILENCE);
-            }
+        }
+        None
+    }
+
+    /// Begins to ask some of them for one prompt: the time for all of them runs.
+    pub(crate) fn round(&self) -> Round<'_> {
+        Round {
+            neighbours: &self.neighbours,
+            give_up: Deadline::now() + PATIENCE,
+        }
+    }
+
+    /// Those that are not left alone now, in order, and what is known of them.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        let now = Instant::now();
+        let neighbours = self.neighbours.iter().enumerate();
+        let heard = neighbours.filter(|(_, neighbour)| !neighbour.is_silent(now));
+        let peer = |(index, neighbour): (usize, &Neighbour)| Peer {
+            index,
+            speed: neighbour.uplink.fresh_estimate().into(),
+        };
+        heard.map(peer).collect()
+    }
+}
+
+/// Asking for one prompt.
+#[derive(Debug)]
+pub(crate) struct Round<'a> {
+    neighbours: &'a [Neighbour],
+    give_up: Deadline,
+}
+
+impl Round<'_> {
+    /// What the neighbour with this index would send; nothing if it is left alone now.
+    pub(crate) async fn offer_of(
+        &mut self,
+        index: usize,
+        model: &Arc<Model>,
+        prompt: &PromptRef,
+        cloud: &[Uplink],
+    ) -> Option<Offer> {
+        let neighbour = self.neighbours.get(index)?;
+        if neighbour.is_silent(Instant::now()) {
+            return None;
+        }
+        let deadline = self.give_up.min(Deadline::now() + PATIENCE_EACH);
+        let uplink = &neighbour.uplink;
+        let fetching = Offer::of_neighbour(uplink, model, prompt.clone(), cloud);
+        let (peer, reason) = match timeout_at(deadline, fetching).await {
+            Ok(Ok(offer)) => return Some(offer),
+            Ok(Err(error)) => (&neighbour.host, error.loss().reason),
+            Err(_) => (&neighbour.host, LossReason::Slow),
+        };
+        tracing::info!(peer, reason = reason.label(), "a neighbour sent nothing");
+        // One that answers may have another prompt.
+        if !matches!(reason, LossReason::Refused | LossReason::OtherModel) {
+            neighbour.leave_alone(Instant::now() + SILENCE);
         }
         None
     }

@@ -16,10 +16,12 @@ use tokio::time::timeout;
 
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
+use crate::planner::Source;
 use crate::remembered::RememberedPrompt;
 use crate::serve::filling::{
     Fill, Filled, Filler, Filling, FillingWatch, Keep, Keeping, KeepingWatch,
 };
+use crate::serve::plan_log::count_plan;
 use crate::serve::room::{Place, Room};
 use crate::serve::shelf::{Shelf, Weight};
 use crate::serve::sources::{Found, Meaning, Sources, Word};
@@ -173,7 +175,12 @@ impl CloudPrompts {
     /// [`SharedPromptError`].
     pub async fn get(&self, name: &PromptName) -> Result<SharedPrompt, SharedPromptError> {
         let mut flight = match self.look_up(name)? {
-            Lookup::Here(prompt) => return Ok(prompt),
+            Lookup::Here(prompt) => {
+                if prompt.origin == KvOrigin::Memory {
+                    count_plan(Source::Memory);
+                }
+                return Ok(prompt);
+            }
             Lookup::Coming(flight) => flight,
         };
         let landed = flight.wait_for(Option::is_some).await;
@@ -353,8 +360,7 @@ impl Shared {
         if let Some(token_count) = meaning.token_count() {
             place.take(token_count).await?;
         }
-        let model = self.filler.model();
-        let renewed = match self.sources.renewed(name, &meaning, model).await {
+        let renewed = match self.sources.renewed(name, &meaning, &self.filler).await {
             Ok(found) => self.take_in(name, found, place).await?,
             Err(SharedPromptError::Unknown) => {
                 self.state().shelf.remove(name);
@@ -394,7 +400,11 @@ impl Shared {
     /// Begins to fill a prompt whose tokens are known.
     async fn fill(&self, found: Found, place: Place) -> Landed {
         let Found {
-            id, known, layers, ..
+            id,
+            known,
+            layers,
+            planned,
+            ..
         } = found;
         let (origin, dtype) = (layers.origin(), layers.dtype());
         let tokens: Arc<[TokenId]> = known.tokens.into();
@@ -414,6 +424,7 @@ impl Shared {
         let fill = Fill {
             cloud: layers.take(),
             token_count: tokens.len(),
+            planned,
             keep,
             place,
         };

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Instant;
 
 use edgeprompt_kv::{KvDtype, LayerIndex, PromptId, TokenId};
 use edgeprompt_model::Model;
@@ -18,11 +19,12 @@ use crate::answer::Cloud;
 use crate::cloud_prompt::{CloudPromptError, DiskMiss, Loss, LossReason, Offer};
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
-use crate::planner::Planner;
 use crate::remembered::{RememberedPrompt, RememberedPrompts};
 use crate::serve::cloud_health::CloudHealth;
 use crate::serve::filling::Filler;
 use crate::serve::neighbours::Neighbours;
+use crate::serve::plan_log::Planned;
+use crate::serve::planning::Wanted;
 use crate::serve::room::Room;
 use crate::serve::segments::SharedPromptError;
 use crate::uplink::Uplink;
@@ -86,10 +88,10 @@ impl From<&PromptEntry> for Meaning {
 
 /// Who is asked for what, by a node of which model.
 #[derive(Clone, Copy)]
-struct Question<'a> {
-    name: &'a PromptName,
-    cloud: &'a Uplink,
-    model: &'a Arc<Model>,
+pub(crate) struct Question<'a> {
+    pub(crate) name: &'a PromptName,
+    pub(crate) cloud: &'a Uplink,
+    pub(crate) model: &'a Arc<Model>,
 }
 
 /// A prompt, and where its layers would come from. Nothing of it is taken yet.
@@ -98,6 +100,8 @@ pub(crate) struct Found {
     pub(crate) known: RememberedPrompt,
     pub(crate) layers: Layers,
     pub(crate) word: Word,
+    /// Why from there, if there was a choice or something to foretell.
+    pub(crate) planned: Option<Planned>,
 }
 
 pub(crate) enum Layers {
@@ -139,22 +143,28 @@ impl Layers {
 }
 
 impl Found {
-    fn offered(offer: Offer, word: Word) -> Self {
+    pub(crate) fn offered(offer: Offer, word: Word, planned: Option<Planned>) -> Self {
         let manifest = &offer.manifest;
         Self {
             id: manifest.prompt,
             known: manifest.into(),
             layers: Layers::Offered(Box::new(offer)),
             word,
+            planned,
         }
     }
 
-    fn computed(model: &Model, known: RememberedPrompt, cloud: Cloud) -> Self {
+    pub(crate) fn computed(
+        wanted: Wanted<'_>,
+        known: RememberedPrompt,
+        (cloud, planned): (Cloud, Planned),
+    ) -> Self {
         Self {
-            id: PromptId::of(&model.digest, &known.tokens),
+            id: wanted.id,
             known,
             layers: Layers::Computed(cloud),
-            word: Word::Others,
+            word: wanted.word,
+            planned: Some(planned),
         }
     }
 }
@@ -199,18 +209,20 @@ impl Sources {
         meaning: Meaning,
         filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
-        let model = filler.model();
-        match meaning {
-            Meaning::Remembered { id, known } => match self.nearby(&id, model).await {
-                Some(offer) => Ok(Found::offered(offer, Word::Others)),
-                None => self.plan(name, known, filler).await,
-            },
-            Meaning::Listed { id, .. } => match self.nearby(&id, model).await {
-                Some(offer) => Ok(Found::offered(offer, Word::Clouds)),
-                None => self.named(name, model).await,
-            },
-            Meaning::Unheard => self.named(name, model).await,
-        }
+        let (word, id, token_count, known) = match meaning {
+            Meaning::Remembered { id, known } => {
+                (Word::Others, id, known.tokens.len(), Some(known))
+            }
+            Meaning::Listed { id, token_count } => (Word::Clouds, id, token_count, None),
+            Meaning::Unheard => return self.named(name, filler).await,
+        };
+        let wanted = Wanted {
+            name,
+            id,
+            token_count,
+            word,
+        };
+        self.planned(wanted, known, filler).await
     }
 
     /// Finds what the cloud means by a name now, from whoever has that.
@@ -218,8 +230,9 @@ impl Sources {
         &self,
         name: &PromptName,
         meaning: &Meaning,
-        model: &Arc<Model>,
+        filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
+        let (model, asked_at) = (filler.model(), Instant::now());
         let nearby = match meaning.id() {
             Some(id) => self.nearby(&id, model).await,
             None => None,
@@ -228,27 +241,33 @@ impl Sources {
             Some(offer) => Some(offer),
             None => self.of_cloud(name, model).await?,
         };
-        let found = offer.map(|offer| Found::offered(offer, Word::Clouds));
-        found.ok_or_else(|| self.no_answer())
+        let offer = offer.ok_or_else(|| self.no_answer())?;
+        let planned = self.only(&offer, filler, asked_at);
+        Ok(Found::offered(offer, Word::Clouds, planned))
     }
 
     /// From the cloud by name. While it does not send it, from a neighbour: what that means by the
     /// name is not remembered.
-    async fn named(
+    pub(crate) async fn named(
         &self,
         name: &PromptName,
-        model: &Arc<Model>,
+        filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
-        if let Some(offer) = self.of_cloud(name, model).await? {
-            return Ok(Found::offered(offer, Word::Clouds));
-        }
-        let named = PromptRef::Named(name.clone());
-        let offer = self.neighbours.offer(model, &named, &[]).await;
-        let found = offer.map(|offer| Found::offered(offer, Word::Others));
-        found.ok_or_else(|| match self.cloud {
+        let (model, asked_at) = (filler.model(), Instant::now());
+        let (offer, word) = match self.of_cloud(name, model).await? {
+            Some(offer) => (Some(offer), Word::Clouds),
+            None => {
+                let named = PromptRef::Named(name.clone());
+                let offer = self.neighbours.offer(model, &named, &[]).await;
+                (offer, Word::Others)
+            }
+        };
+        let offer = offer.ok_or_else(|| match self.cloud {
             Some(_) => self.no_answer(),
             None => SharedPromptError::Unknown,
-        })
+        })?;
+        let planned = self.only(&offer, filler, asked_at);
+        Ok(Found::offered(offer, word, planned))
     }
 
     /// What the cloud would send under a name; `None` if it sends nothing now.
@@ -277,7 +296,7 @@ impl Sources {
     }
 
     /// The cloud, unless it is silent.
-    fn asked_cloud(&self) -> Option<&Uplink> {
+    pub(crate) fn asked_cloud(&self) -> Option<&Uplink> {
         self.cloud.as_ref().filter(|_| !self.health.is_silent())
     }
 
@@ -313,7 +332,7 @@ impl Sources {
         self.neighbours.offer(model, &prompt, cloud).await
     }
 
-    async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Offer> {
+    pub(crate) async fn on_disk(&self, id: &PromptId, model: &Arc<Model>) -> Option<Offer> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let reader = self.open(Arc::clone(&disk), *id).await?;
         let kept_as = reader.info().dtype;
@@ -345,49 +364,8 @@ impl Sources {
         opened.ok().flatten()
     }
 
-    /// Layers of a prompt whose tokens are known: from the cloud as far as that is faster. A cloud
-    /// that says nothing for as long as computing them would take is not waited for.
-    async fn plan(
-        &self,
-        name: &PromptName,
-        known: RememberedPrompt,
-        filler: &Filler,
-    ) -> Result<Found, SharedPromptError> {
-        let (model, tokens) = (filler.model(), known.tokens.clone());
-        let computed = |cloud| Ok(Found::computed(model, known, cloud));
-        let Some(uplink) = &self.cloud else {
-            return computed(Cloud::Here { tokens });
-        };
-        if self.health.is_silent() {
-            return computed(unavailable(tokens, silence()));
-        }
-        let planner = Planner::new(filler.speed());
-        let first = planner.first_to_fetch(model, tokens.len(), uplink.fresh_estimate());
-        if first.0 == model.geometry.layer_count() {
-            return computed(Cloud::Here { tokens });
-        }
-        let named = PromptRef::Named(name.clone());
-        let offered = Offer::of_cloud(uplink, model, named, first);
-        let loss = match timeout(filler.patience(tokens.len()), offered).await {
-            Ok(Ok(offer)) => {
-                self.health.answered();
-                return Ok(Found::offered(offer, Word::Clouds));
-            }
-            // The one answer that a memory must not contradict.
-            Ok(Err(error)) if is_unknown(&error) => {
-                self.health.answered();
-                return Err(SharedPromptError::Unknown);
-            }
-            Ok(Err(error)) => error.loss(),
-            Err(_) => silence(),
-        };
-        let cloud = uplink;
-        self.note(&loss, Question { name, cloud, model });
-        computed(unavailable(tokens, loss))
-    }
-
     /// The cloud was asked in vain.
-    fn note(&self, loss: &Loss, question: Question<'_>) {
+    pub(crate) fn note(&self, loss: &Loss, question: Question<'_>) {
         let Question { name, cloud, model } = question;
         // That is said once, whatever is asked for.
         if loss.reason != LossReason::OtherModel {
@@ -454,12 +432,12 @@ impl Sources {
 }
 
 /// Layers that will not come.
-const fn unavailable(tokens: Vec<TokenId>, loss: Loss) -> Cloud {
+pub(crate) const fn unavailable(tokens: Vec<TokenId>, loss: Loss) -> Cloud {
     Cloud::Unavailable { tokens, loss }
 }
 
 /// What is known of a cloud that says nothing.
-fn silence() -> Loss {
+pub(crate) fn silence() -> Loss {
     Loss {
         reason: LossReason::Slow,
         detail: "the cloud says nothing for as long as it is worth waiting".to_owned(),
@@ -467,7 +445,7 @@ fn silence() -> Loss {
 }
 
 /// Whether the cloud says that it has no such prompt.
-const fn is_unknown(error: &CloudPromptError) -> bool {
+pub(crate) const fn is_unknown(error: &CloudPromptError) -> bool {
     matches!(
         error,
         CloudPromptError::Fetch(FetchError::Refused(Refusal::UnknownPrompt { .. }))

@@ -6,6 +6,7 @@ use edgeprompt_telemetry::names;
 
 use crate::kv_origin::KvOrigin;
 use crate::serve::answering::FinishReason;
+use crate::serve::timelines::KvTimes;
 
 /// Tokens of a prompt by where their keys and values come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Times {
     pub(crate) token_count: usize,
     /// Where the cloud prompt's keys and values came from, if there was one.
     pub(crate) kv_origin: Option<KvOrigin>,
+    /// What the first token waited for, if there was one.
+    pub(crate) kv_times: Option<KvTimes>,
 }
 
 impl Stopwatch {
@@ -100,8 +103,12 @@ impl Stopwatch {
         is_first
     }
 
-    /// The answer has ended; its cloud prompt came from `kv_origin`.
-    pub(crate) fn stop(self, reason: FinishReason, kv_origin: Option<KvOrigin>) -> Times {
+    /// The answer has ended; its cloud prompt came from `kv_origin`, at such times.
+    pub(crate) fn stop(
+        self,
+        reason: FinishReason,
+        (kv_origin, kv_times): (Option<KvOrigin>, Option<KvTimes>),
+    ) -> Times {
         let first_at = self.first_at.unwrap_or(self.last_at);
         let prompt = self.prompt;
         metrics::histogram!(names::EDGE_E2E_REQUEST_LATENCY_SECONDS)
@@ -123,6 +130,7 @@ impl Stopwatch {
             after_first: self.last_at - first_at,
             token_count: self.token_count,
             kv_origin,
+            kv_times,
         }
     }
 }

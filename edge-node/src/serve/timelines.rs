@@ -10,6 +10,7 @@ use edgeprompt_protocol::PromptName;
 use serde_json::{Value, json};
 
 use crate::serve::access::Caller;
+use crate::serve::fill_log::LayersCame;
 use crate::serve::filling::{Filling, FillingWatch};
 use crate::serve::pass_times::{PassTimes, SeenTimes};
 
@@ -76,6 +77,15 @@ struct Record {
     times: Mutex<PassTimes>,
 }
 
+/// What an answer's first token waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvTimes {
+    /// How long it stood still for layers of the cloud prompt.
+    pub(crate) wait: Duration,
+    /// When they came, unless all were there.
+    pub(crate) layers: Option<LayersCame>,
+}
+
 /// The cloud prompt under a request.
 #[derive(Debug)]
 struct BuildsOn {
@@ -102,6 +112,17 @@ impl Recorder {
     /// Its first token is there.
     pub(crate) fn first_token(&self, now: Instant) {
         lock(&self.0.times).first_token(self.since_asked(now));
+    }
+
+    /// What its first token waited for, if it builds on a cloud prompt.
+    pub(crate) fn kv_times(&self, now: Instant) -> Option<KvTimes> {
+        let seen = lock(&self.0.times).seen_at(self.since_asked(now));
+        let cloud = lock(&self.0.cloud);
+        let log = cloud.as_ref()?.filling.log();
+        Some(KvTimes {
+            wait: seen.timeline.exposed_wait(),
+            layers: log.layers_came(self.0.asked_at),
+        })
     }
 
     /// All of it, as far as it has come.
@@ -154,6 +175,9 @@ pub(crate) fn describe(value: &mut Value, filling: &Filling) {
             value["recomputed_layers"] = filled.recomputed_count.into();
             let reason = filled.loss.as_ref().map(|loss| loss.reason.label());
             value["recompute_reason"] = reason.into();
+            if let Some(outcome) = filled.outcome {
+                outcome.describe(value);
+            }
         }
     }
 }
@@ -219,5 +243,29 @@ mod tests {
         let span = &told["timeline"]["layers"][0]["edge_compute"][0];
         assert_eq!(*span, json!({ "start_ms": 2.0, "end_ms": 5.0 }));
         assert!(told["cloud_prompt"].is_null());
+        assert_eq!(recorder.kv_times(at(7)), None);
+    }
+
+    #[test]
+    fn what_the_first_token_waited_for_is_added_up() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let recorder = Timelines::default().begin(("r", &caller()), 2, began);
+        let (_tell, told) = tokio::sync::watch::channel(Filling::Filling);
+        recorder.builds_on("p".parse().unwrap(), 4, FillingWatch::new(told));
+        let layer = edgeprompt_kv::LayerIndex;
+        for (event, ms) in [
+            (PassEvent::Resumed, 0),
+            (PassEvent::Missing(layer(0)), 1),
+            (PassEvent::Resumed, 4),
+            (PassEvent::Computed(layer(0)), 5),
+            (PassEvent::Missing(layer(1)), 6),
+            (PassEvent::Resumed, 8),
+            (PassEvent::Computed(layer(1)), 9),
+        ] {
+            recorder.heard(event, at(ms));
+        }
+        let waited = recorder.kv_times(at(20)).unwrap();
+        assert_eq!(waited.wait, Duration::from_millis(5));
     }
 }

@@ -49,7 +49,10 @@ fn restarted() -> (Cluster, (Vec<u64>, String)) {
 pub(crate) fn asked(edge: &Edge) -> (String, Vec<u64>) {
     let body = completion(&guest(0), &json!({"cloud_prompt": "desk"}));
     let answer = edge.post("/v1/completions", &body).json();
-    let source = answer["timings"]["kv_source"].as_str().unwrap().to_owned();
+    let timings = &answer["timings"];
+    let source = timings["kv_source"].as_str().unwrap().to_owned();
+    let waited = timings["kv_wait_ms"].as_f64().unwrap();
+    assert!(waited <= timings["prompt_ms"].as_f64().unwrap());
     let ids = answer["choices"][0]["token_ids"].as_array().unwrap();
     (source, ids.iter().map(|id| id.as_u64().unwrap()).collect())
 }
@@ -92,7 +95,11 @@ fn after_a_restart_the_cloud_is_asked_for_nothing() {
     for source in ["disk", "memory"] {
         let name = format!("edge_kv_source_answers_total{{source=\"{source}\"}}");
         assert_eq!(edge.metric(&name), 1.0);
+        let name = format!("edge_kv_plans_total{{source=\"{source}\"}}");
+        assert_eq!(edge.metric(&name), 1.0);
     }
+    assert_eq!(listed["planner_choice"], "disk");
+    assert!(listed["planner_actual_ms"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

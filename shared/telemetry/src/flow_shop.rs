@@ -89,10 +89,16 @@ impl fmt::Display for Regime {
 impl Pipeline {
     /// When each layer leaves each machine.
     pub fn schedule(&self) -> Vec<LayerFinish> {
+        self.schedule_beside(Duration::ZERO)
+    }
+
+    /// The same if the edge is busy with something else until so long after the request's start:
+    /// with layers of its own, for example.
+    pub fn schedule_beside(&self, edge_busy: Duration) -> Vec<LayerFinish> {
         let at_start = LayerFinish {
             cloud: self.t_prefix,
             wire: self.t_prefix,
-            edge: self.t_prefix,
+            edge: self.t_prefix.max(edge_busy),
         };
         self.layers
             .iter()
@@ -306,6 +312,13 @@ mod tests {
             finishes,
             [finish(2, 7, 8), finish(4, 8, 17), finish(6, 9, 18)]
         );
+    }
+
+    #[test]
+    fn a_busy_edge_begins_later_and_holds_up_neither_cloud_nor_link() {
+        let finishes = pipeline(&[[2, 5, 1], [2, 1, 9]]).schedule_beside(us(20));
+        let found: Vec<_> = finishes.iter().map(|it| (it.wire, it.edge)).collect();
+        assert_eq!(found, [(us(14), us(21)), (us(15), us(30))]);
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub const EDGE_KV_BYTES_TRANSFERRED_TOTAL: &str = "edge_kv_bytes_transferred_tot
 pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
 /// Counter, by [`SOURCE`]: bytes of keys and values of cloud prompts that were brought into memory.
 pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
+/// Counter, by [`SOURCE`]: where cloud prompts were planned to come from, hybrid among them.
+pub const EDGE_KV_PLANS_TOTAL: &str = "edge_kv_plans_total";
+/// Histogram: how long bringing a cloud prompt in was predicted to take, where that was possible.
+pub const EDGE_KV_PLAN_PREDICTED_SECONDS: &str = "edge_kv_plan_predicted_seconds";
+/// Histogram: how long it took, of those with a prediction.
+pub const EDGE_KV_PLAN_ACTUAL_SECONDS: &str = "edge_kv_plan_actual_seconds";
+/// Histogram: how much longer it took than the best alternative was predicted to take; its sum is the
+/// planner's regret.
+pub const EDGE_KV_PLAN_REGRET_SECONDS: &str = "edge_kv_plan_regret_seconds";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
 pub const EDGE_KV_SOURCE_ANSWERS_TOTAL: &str = "edge_kv_source_answers_total";
 /// Counter, by [`REASON`]: questions to the cloud that brought no answer, or none for this model.
@@ -66,7 +75,8 @@ pub const EDGE_KV_XFER_FAILED_TOTAL: &str = "edge_kv_xfer_failed_total";
 
 /// The label of the counters that are split by cause. Its values are a closed set of short words.
 pub const REASON: &str = "reason";
-/// The label of where keys and values came from: memory, disk, peer, cloud or local.
+/// The label of where keys and values came from: memory, disk, peer, cloud or local; of a plan also
+/// hybrid, cloud and local at a time.
 pub const SOURCE: &str = "source";
 /// The label of why an answer ended, in OpenAI's words.
 pub const FINISHED_REASON: &str = "finished_reason";
@@ -234,6 +244,26 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_SOURCE_BYTES_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values of cloud prompts that were brought into memory, by source.",
+    ),
+    counter(
+        EDGE_KV_PLANS_TOTAL,
+        Unit::Count,
+        "Cloud prompts by where they were planned to come from.",
+    ),
+    seconds(
+        EDGE_KV_PLAN_PREDICTED_SECONDS,
+        TIME_TO_FIRST_TOKEN_BUCKETS,
+        "How long bringing a cloud prompt in was predicted to take.",
+    ),
+    seconds(
+        EDGE_KV_PLAN_ACTUAL_SECONDS,
+        TIME_TO_FIRST_TOKEN_BUCKETS,
+        "How long bringing in a cloud prompt with a prediction took.",
+    ),
+    seconds(
+        EDGE_KV_PLAN_REGRET_SECONDS,
+        TIME_TO_FIRST_TOKEN_BUCKETS,
+        "How much longer it took than the best alternative was predicted to take.",
     ),
     counter(
         EDGE_KV_SOURCE_ANSWERS_TOTAL,

@@ -1,0 +1,246 @@
+//! What is planned from what was measured, and what it is said to take.
+
+use edgeprompt_telemetry::flow_shop::{Pipeline, StageTimes};
+use edgeprompt_transport::BitRate;
+use proptest::prelude::*;
+
+use super::*;
+
+const LAYER_COUNT: u32 = 6;
+const TOKEN_COUNT: usize = 125;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A layer has 10,000 bytes.
+fn job() -> Job {
+    Job::new(KvGeometry::new(LAYER_COUNT, 1, 10).unwrap(), TOKEN_COUNT)
+}
+
+/// Computes a layer of the job in so many milliseconds.
+fn planner(computing: u64) -> Planner {
+    Planner::new(PrefillSpeed::new(ms(computing), TOKEN_COUNT))
+}
+
+/// Reads a layer of the job in so many milliseconds.
+fn disk(reading: u64) -> OnDisk {
+    let (bytes, time) = (40_000, ms(4 * reading));
+    OnDisk {
+        dtype: KvDtype::F32,
+        speed: Known::Measured(ReadSpeed { bytes, time }),
+    }
+}
+
+/// Computes a layer of the job and sends one in so many milliseconds, over such a round trip.
+fn cloud(computing: u64, sending: u64, rtt: u64) -> Known<CloudEstimate> {
+    Known::Measured(CloudEstimate {
+        link: LinkEstimate {
+            // 80,000 bits each millisecond send one layer in it.
+            rate: BitRate::bits_per_second(80_000_000 / sending.max(1)),
+            rtt: ms(rtt),
+        },
+        speed: PrefillSpeed::new(ms(computing), TOKEN_COUNT),
+        dtype: KvDtype::F32,
+    })
+}
+
+fn peer(index: usize, speed: Known<CloudEstimate>) -> Peer {
+    Peer { index, speed }
+}
+
+fn planned(planner: &Planner, ways: &Ways) -> Source {
+    planner.plan(&job(), ways).unwrap().source()
+}
+
+/// Within the precision of a rate in bytes each second.
+fn close(found: Option<Duration>, expected: Duration) {
+    let found = found.unwrap();
+    assert!(
+        found.abs_diff(expected) < ms(1),
+        "{found:?}, not {expected:?}"
+    );
+}
+
+/// As the formula has it: layers from the cloud alone, or none.
+fn flow_shop(stages: [u64; 3], t_prefix: u64) -> Duration {
+    let [cloud_compute, transfer, edge_compute] = stages.map(ms);
+    let stages = StageTimes {
+        cloud_compute,
+        transfer,
+        edge_compute,
+    };
+    let layers = vec![stages; LAYER_COUNT as usize];
+    let t_prefix = ms(t_prefix);
+    Pipeline { t_prefix, layers }.flow_shop()
+}
+
+#[test]
+fn what_is_asked_for_follows_the_link() {
+    let planned = |sending| {
+        let ways = Ways {
+            cloud: Some(cloud(0, sending, 1)),
+            tokens: Tokens::Known,
+            ..Ways::default()
+        };
+        planned(&planner(10), &ways)
+    };
+    assert_eq!(planned(1), Source::Cloud);
+    assert_eq!(planned(10), Source::Hybrid(LayerIndex(2)));
+    assert_eq!(planned(1000), Source::Local, "streaming loses");
+}
+
+#[test]
+fn a_slow_disk_and_a_slow_neighbour_are_declined() {
+    let mut ways = Ways {
+        disk: Some(disk(5)),
+        peers: vec![peer(0, cloud(0, 30, 1)), peer(1, cloud(0, 12, 1))],
+        cloud: Some(cloud(20, 5, 40)),
+        tokens: Tokens::Known,
+        ..Ways::default()
+    };
+    assert_eq!(planned(&planner(50), &ways), Source::Disk);
+    ways.disk = Some(disk(500));
+    assert_eq!(planned(&planner(50), &ways), Source::Peer(1));
+    ways.peers.clear();
+    assert_eq!(planned(&planner(50), &ways), Source::Cloud);
+    assert_eq!(planned(&planner(4), &ways), Source::Local);
+    ways.tokens = Tokens::Unknown;
+    ways.cloud = None;
+    assert_eq!(
+        planned(&planner(4), &ways),
+        Source::Disk,
+        "there is no other"
+    );
+    ways.is_in_memory = true;
+    let plan = planner(4).plan(&job(), &ways).unwrap();
+    assert_eq!(plan.source(), Source::Memory);
+    assert_eq!(plan.until_last_layer(), Some(Duration::ZERO));
+    assert_eq!(planner(4).plan(&job(), &Ways::default()), None);
+}
+
+#[test]
+fn what_was_not_measured_is_tried_unless_something_nearer_is_known_to_be_best() {
+    let unmeasured = Ways {
+        cloud: Some(Known::Unmeasured),
+        tokens: Tokens::Known,
+        ..Ways::default()
+    };
+    let plan = planner(10).plan(&job(), &unmeasured).unwrap();
+    assert_eq!(
+        (plan.source(), plan.until_last_layer()),
+        (Source::Cloud, None)
+    );
+    // Computing here would have taken 60 ms.
+    assert_eq!(plan.regret(ms(90)), Some(ms(30)));
+    assert_eq!(plan.regret(ms(50)), Some(Duration::ZERO));
+    let mut ways = Ways {
+        disk: Some(disk(1)),
+        peers: vec![peer(0, Known::Unmeasured)],
+        ..unmeasured
+    };
+    assert_eq!(planned(&planner(10), &ways), Source::Disk);
+    ways.disk = Some(disk(100));
+    assert_eq!(planned(&planner(10), &ways), Source::Peer(0));
+    ways.disk = Some(OnDisk {
+        dtype: KvDtype::F32,
+        speed: Known::Unmeasured,
+    });
+    assert_eq!(planned(&planner(10), &ways), Source::Disk);
+}
+
+#[test]
+fn differences_that_nobody_notices_send_nobody_farther() {
+    let ways = Ways {
+        disk: Some(disk(2)),
+        peers: vec![peer(0, cloud(0, 1, 0))],
+        tokens: Tokens::Known,
+        ..Ways::default()
+    };
+    assert_eq!(planned(&planner(0), &ways), Source::Disk);
+}
+
+#[test]
+fn smaller_numbers_come_sooner() {
+    let of = |dtype| {
+        let Known::Measured(estimate) = cloud(0, 40, 0) else {
+            unreachable!("it is measured")
+        };
+        let cloud = Some(Known::Measured(CloudEstimate { dtype, ..estimate }));
+        let ways = Ways {
+            cloud,
+            ..Ways::default()
+        };
+        let plan = planner(0).plan(&job(), &ways).unwrap();
+        let disk = Some(OnDisk { dtype, ..disk(40) });
+        let ways = Ways {
+            disk,
+            ..Ways::default()
+        };
+        let from_disk = planner(0).plan(&job(), &ways).unwrap();
+        assert_eq!(plan.until_last_layer(), from_disk.until_last_layer());
+        plan.until_last_layer()
+    };
+    close(of(KvDtype::F32), ms(240));
+    close(of(KvDtype::F16), ms(120));
+}
+
+#[test]
+fn predictions_are_the_flow_shops() {
+    let planner = planner(40);
+    let mut ways = Ways {
+        cloud: Some(cloud(7, 9, 11)),
+        ..Ways::default()
+    };
+    let plan = planner.plan(&job(), &ways).unwrap();
+    close(plan.until_last_layer(), flow_shop([7, 9, 0], 11));
+    close(plan.until_done(ms(13)), flow_shop([7, 9, 13], 11));
+    ways.tokens = Tokens::Known;
+    ways.cloud = Some(cloud(100, 90, 11));
+    let plan = planner.plan(&job(), &ways).unwrap();
+    assert_eq!(plan.source(), Source::Local);
+    close(plan.until_done(ms(13)), flow_shop([0, 0, 40 + 13], 0));
+    assert_eq!(plan.first_to_fetch(), LayerIndex(LAYER_COUNT));
+    ways.cloud = Some(cloud(0, 40, 5));
+    let plan = planner.plan(&job(), &ways).unwrap();
+    assert_eq!(plan.source(), Source::Hybrid(LayerIndex(2)));
+    // Two here while four come: 5 + 4 × 40.
+    close(plan.until_last_layer(), ms(165));
+    // Computing all of them would have taken 240, streaming them 245.
+    close(plan.regret(ms(250)), ms(10));
+    let labels = [Source::Memory, Source::Disk, Source::Peer(3), Source::Cloud];
+    assert_eq!(labels.map(Source::label), Source::LABELS[..4]);
+    assert_eq!(plan.source().label(), "hybrid");
+}
+
+/// Up to some milliseconds for each stage.
+fn times() -> impl Strategy<Value = [u64; 3]> {
+    [0..300_u64, 1..300_u64, 0..300_u64]
+}
+
+proptest! {
+    #[test]
+    fn no_plan_is_worse_than_any_single_source(
+        here in 0..300_u64, read in 0..300_u64, near in times(), far in times(),
+    ) {
+        let stream = |[computing, sending, rtt]: [u64; 3]| cloud(computing, sending, rtt);
+        let (disk, peers) = (Some(disk(read)), vec![peer(0, stream(near))]);
+        let (cloud, tokens) = (Some(stream(far)), Tokens::Known);
+        let ways = Ways { disk, peers: peers.clone(), cloud, tokens, ..Ways::default() };
+        let planner = planner(here);
+        let time = |ways: &Ways| {
+            let plan = planner.plan(&job(), ways).unwrap();
+            felt(plan.course.time().unwrap())
+        };
+        let chosen = time(&ways);
+        let only = [
+            Ways { disk, ..Ways::default() },
+            Ways { peers, ..Ways::default() },
+            Ways { cloud, ..Ways::default() },
+            Ways { tokens, ..Ways::default() },
+        ];
+        for single in only {
+            prop_assert!(chosen <= time(&single), "{single:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What was foretold of bringing a cloud prompt in, beside what it took. Public facts only.
+
+use std::time::{Duration, Instant};
+
+use edgeprompt_telemetry::names;
+use serde_json::Value;
+
+use crate::planner::{Plan, Source};
+
+/// A plan that is being followed.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// The zero of its times.
+    pub(crate) planned_at: Instant,
+}
+
+/// What came of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Where the layers were to come from.
+    pub source: Source,
+    /// How long it should have taken until the last was here; `None` if nothing was known.
+    pub predicted: Option<Duration>,
+    /// How long it took.
+    pub actual: Duration,
+    /// How much longer that is than the best alternative should have taken; `None` if none was known.
+    pub regret: Option<Duration>,
+}
+
+impl Planned {
+    /// What came of it if the last layer is here now.
+    pub(crate) fn outcome(&self, now: Instant) -> Outcome {
+        let actual = now.saturating_duration_since(self.planned_at);
+        Outcome {
+            source: self.plan.source(),
+            predicted: self.plan.until_last_layer(),
+            actual,
+            regret: self.plan.regret(actual),
+        }
+    }
+}
+
+impl Outcome {
+    /// Counts it.
+    pub(crate) fn count(&self) {
+        count_plan(self.source);
+        if let Some(predicted) = self.predicted {
+            // Both or neither, so that their sums can be compared.
+            metrics::histogram!(names::EDGE_KV_PLAN_PREDICTED_SECONDS).record(predicted);
+            metrics::histogram!(names::EDGE_KV_PLAN_ACTUAL_SECONDS).record(self.actual);
+        }
+        if let Some(regret) = self.regret {
+            metrics::histogram!(names::EDGE_KV_PLAN_REGRET_SECONDS).record(regret);
+        }
+    }
+
+    /// Adds it to what is told of a cloud prompt.
+    pub(crate) fn describe(&self, value: &mut Value) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        value["planner_choice"] = self.source.label().into();
+        value["planner_predicted_ms"] = self.predicted.map(ms).into();
+        value["planner_actual_ms"] = ms(self.actual).into();
+        value["planner_regret_ms"] = self.regret.map(ms).into();
+    }
+}
+
+/// Counts a choice of a source.
+pub(crate) fn count_plan(source: Source) {
+    metrics::counter!(names::EDGE_KV_PLANS_TOTAL, names::SOURCE => source.label()).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use edgeprompt_kv::KvGeometry;
+    use serde_json::json;
+
+    use super::*;
+    use crate::planner::{Job, Known, Planner, Tokens, Ways};
+    use crate::prefill_speed::PrefillSpeed;
+
+    #[test]
+    fn what_it_took_is_told_beside_what_was_foretold() {
+        // Four layers of 10 ms each, or a cloud of which nothing is known.
+        let planner = Planner::new(PrefillSpeed::new(Duration::from_millis(10), 8));
+        let job = Job::new(KvGeometry::new(4, 1, 4).unwrap(), 8);
+        let told = |cloud, took| {
+            let ways = Ways {
+                cloud,
+                tokens: Tokens::Known,
+                ..Ways::default()
+            };
+            let planned_at = Instant::now();
+            let plan = planner.plan(&job, &ways).unwrap();
+            let planned = Planned { plan, planned_at };
+            let mut value = json!({});
+            let now = planned_at + Duration::from_millis(took);
+            planned.outcome(now).describe(&mut value);
+            value
+        };
+        assert_eq!(
+            told(None, 50),
+            json!({"planner_choice": "local", "planner_predicted_ms": 40.0,
+                   "planner_actual_ms": 50.0, "planner_regret_ms": null})
+        );
+        assert_eq!(
+            told(Some(Known::Unmeasured), 70),
+            json!({"planner_choice": "cloud", "planner_predicted_ms": null,
+                   "planner_actual_ms": 70.0, "planner_regret_ms": 30.0})
+        );
+    }
+}
