@@ -64,6 +64,7 @@ fn has_the_keys_that_readers_rely_on(result: &Value) {
             "dtype",
             "model",
             "model_digest",
+            "planner_regret_mean",
             "points",
             "provenance",
             "settings"

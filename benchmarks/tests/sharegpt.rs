@@ -140,7 +140,7 @@ fn arguments_that_make_no_sense_are_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, words) in [
         (["--scale", "0"], "--scale is above 0"),
-        (["--request-rates", "-1"], "--request-rates are above 0"),
+        (["--request-rates", "0"], "--request-rates are above 0"),
         (["--link-profile", "avian"], "lan, wifi, 5g, lte, 6g"),
         (["--cloud-lens", "500"], "context"),
         (["--dataset-path", "no-such-file"], "no-such-file"),

@@ -75,10 +75,13 @@ impl Contest {
             },
         };
         let engine = Engine::new(Arc::clone(model), limits);
-        let started = Instant::now();
-        let segment = match (setting.mode, setting.relay_fill) {
-            (Mode::Relay, RelayFill::Beforehand) => Some(CloudSegment::computed(model, &cloud)),
-            _ => None,
+        let (segment, fill) = match (setting.mode, setting.relay_fill) {
+            (Mode::Relay, RelayFill::Beforehand) => {
+                let started = Instant::now();
+                let computed = CloudSegment::computed(model, &cloud);
+                (Some(computed), started.elapsed())
+            }
+            _ => (None, Duration::ZERO),
         };
         let contest = Self {
             mode: setting.mode,
@@ -90,7 +93,7 @@ impl Contest {
             arrivals: None,
             received_bytes: 0,
         };
-        Ok((contest, started.elapsed()))
+        Ok((contest, fill))
     }
 
     /// Answers requests as they come.

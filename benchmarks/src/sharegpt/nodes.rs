@@ -15,7 +15,7 @@ use crate::link_profile;
 use crate::pipeline::messages::CloudReady;
 use crate::pipeline::plan::{model_arguments, model_or_default};
 
-/// Tokens of a cloud prompt that is computed before anything is measured.
+/// Most tokens of a cloud prompt that is computed before anything is measured.
 const WARM_UP_LEN: usize = 64;
 
 /// Both processes, joined.
@@ -68,8 +68,10 @@ impl Nodes {
     /// Both compute once before anything is measured: the first time has to find its memory.
     fn warm_up(&mut self, plan: &Plan) -> Result<()> {
         let lens = Lens::short();
+        let shortest = plan.cloud_lens.iter().copied().min();
+        let warm_up_len = shortest.map_or(WARM_UP_LEN, |len| len.min(WARM_UP_LEN));
         for mode in [Mode::Paged, Mode::Edgeprompt] {
-            self.open_mode(plan, &lens, (mode, WARM_UP_LEN))?;
+            self.open_mode(plan, &lens, (mode, warm_up_len))?;
             self.answer(mode, vec![plan.request(&lens, 0, 0.0)])?;
         }
         self.close()
