@@ -30,6 +30,7 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn start(args: &ShareGptArgs, plan: &Plan) -> Result<Self> {
+        let profile = link_profile::read(&plan.link_profile, plan.seed)?;
         let model = model_or_default(&args.model);
         let longest = plan.cloud_lens.iter().max().context("no --cloud-lens")?;
         let mut cloud_args = arguments("pipeline-cloud", &model);
@@ -50,7 +51,6 @@ impl Nodes {
              shorter --cloud-lens",
             plan.edge_len
         );
-        let profile = link_profile::read(&plan.link_profile, plan.seed)?;
         let link = LinkEmulator::start(ready.addr, profile)?;
         let mut nodes = Self {
             edge,
