@@ -55,18 +55,7 @@ impl HeatMap {
         let bottom = TOP + as_f64(self.cells.len()) * CELL_HEIGHT;
         let right = LEFT + as_f64(self.columns.1.len()) * CELL_WIDTH;
         let mut svg = Svg::new((right + RIGHT).max(WIDTH_MIN), bottom + BOTTOM);
-        svg.text(
-            (24.0, 26.0),
-            Anchor::Start,
-            Paint::Class("title"),
-            &self.title,
-        );
-        svg.text(
-            (24.0, 46.0),
-            Anchor::Start,
-            Paint::Class("muted"),
-            &self.subtitle,
-        );
+        svg.heading(&self.title, &self.subtitle);
         for (row, cells) in self.cells.iter().enumerate() {
             for (column, value) in cells.iter().enumerate() {
                 if let Some(value) = *value {

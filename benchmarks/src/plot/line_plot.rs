@@ -52,9 +52,7 @@ impl LinePlot {
     /// The SVG file.
     pub(crate) fn draw(&self) -> String {
         let mut svg = Svg::new(WIDTH, HEIGHT);
-        let (title, muted) = (Paint::Class("title"), Paint::Class("muted"));
-        svg.text((24.0, 26.0), Anchor::Start, title, &self.title);
-        svg.text((24.0, 46.0), Anchor::Start, muted, &self.subtitle);
+        svg.heading(&self.title, &self.subtitle);
         self.draw_axes(&mut svg);
         for (index, line) in self.lines.iter().enumerate() {
             self.draw_line(&mut svg, line);

@@ -106,6 +106,12 @@ impl Svg {
         svg
     }
 
+    /// Adds the two lines of text above a plot.
+    pub(crate) fn heading(&mut self, title: &str, subtitle: &str) {
+        self.text((24.0, 26.0), Anchor::Start, Paint::Class("title"), title);
+        self.text((24.0, 46.0), Anchor::Start, Paint::Class("muted"), subtitle);
+    }
+
     /// Adds a filled rectangle.
     pub(crate) fn rect(&mut self, rect: Rect, paint: Paint) {
         let Rect {
@@ -234,7 +240,8 @@ fn path(points: &[(f64, f64)]) -> String {
     path
 }
 
-fn escaped(text: &str) -> String {
+/// Text for an element of SVG or HTML.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 use super::Section;
+use crate::plot::svg;
 
 /// Most rows of a table made from JSON: more is for programs.
 const ROW_COUNT_MAX: usize = 200;
@@ -153,9 +154,7 @@ fn data_url(svg: &str) -> String {
     url
 }
 
+/// Text for an element or for an attribute.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    svg::escaped(text).replace('"', "&quot;")
 }

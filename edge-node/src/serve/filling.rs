@@ -24,6 +24,9 @@ use crate::serve::generator::Generator;
 use crate::serve::plan_log::{Outcome, Planned};
 use crate::serve::room::Place;
 
+#[cfg(test)]
+mod testing;
+
 /// How far a cloud prompt is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filling {

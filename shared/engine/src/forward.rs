@@ -155,20 +155,16 @@ impl ForwardPass {
     /// # Panics
     /// If the pass is not complete.
     pub fn logits_of_all(self, model: &Model) -> Vec<f32> {
-        self.assert_complete(model);
-        let logits = model.decoder.logits(self.hidden);
-        logits
-            .into_data()
-            .try_to_vec()
-            .expect("the decoder computes in f32")
-    }
-
-    fn assert_complete(&self, model: &Model) {
         assert_eq!(
             self.layer.as_usize(),
             model.decoder.layers().len(),
             "the pass is complete"
         );
+        let logits = model.decoder.logits(self.hidden);
+        logits
+            .into_data()
+            .try_to_vec()
+            .expect("the decoder computes in f32")
     }
 
     /// The scores of the token after the last one.
@@ -178,13 +174,9 @@ impl ForwardPass {
     ///
     /// # Panics
     /// If the pass is not complete.
-    pub fn logits(self, model: &Model) -> Vec<f32> {
-        self.assert_complete(model);
+    pub fn logits(mut self, model: &Model) -> Vec<f32> {
         let last = self.hidden.dims()[0] - 1;
-        let logits = model.decoder.logits(self.hidden.narrow(0, last, 1));
-        logits
-            .into_data()
-            .try_to_vec()
-            .expect("the decoder computes in f32")
+        self.hidden = self.hidden.narrow(0, last, 1);
+        self.logits_of_all(model)
     }
 }

@@ -56,7 +56,10 @@ impl Layout {
     pub(crate) const fn tensor_shape(&self) -> [usize; 2] {
         match self.order {
             Order::Lines => [self.depth, self.width],
-            Order::Panels => [self.width.div_ceil(PANEL_WIDTH) * self.depth, PANEL_WIDTH],
+            Order::Panels => {
+                let len = Panels::len_of([self.depth, self.width]);
+                [len / PANEL_WIDTH, PANEL_WIDTH]
+            }
         }
     }
 

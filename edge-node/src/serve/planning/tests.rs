@@ -1,11 +1,9 @@
 //! Which source of a cloud prompt is used, and what is said of it.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use edgeprompt_engine::EngineLimits;
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::{Model, ModelShape};
 use edgeprompt_segment_store::SegmentFolder;
@@ -14,10 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::disk_cache::DiskCache;
 use crate::planner::ReadSpeed;
-use crate::prefill_speed::PrefillSpeed;
 use crate::remembered::RememberedPrompts;
 use crate::serve::filling::{Filled, Filling, Keeping};
-use crate::serve::generator::Generator;
 use crate::serve::plan_log::Outcome;
 use crate::serve::segments::CloudPrompts;
 
@@ -55,17 +51,7 @@ impl Edge {
 
     /// Brings the prompt in after a restart; a layer takes 20 ms here, as far as it knows.
     async fn filled(&self) -> (Filled, Outcome) {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = EngineLimits {
-            max_num_seqs: some(1),
-            max_num_batched_tokens: some(1),
-            max_num_waiting: 1,
-            block_len: some(1),
-            block_count: 1,
-        };
-        let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
-        let speed = PrefillSpeed::new(Duration::from_millis(1), 1);
-        let filler = Filler::new(Arc::clone(&self.model), generator, speed);
+        let filler = Filler::for_prompts(&self.model, Duration::from_millis(1));
         let sources = Sources {
             memory: Some(self.memory.clone()),
             disk: Some(Arc::clone(&self.disk)),

@@ -1,25 +1,21 @@
 //! Without a cloud: what is remembered is brought in once for everybody.
 
 use std::net::Ipv4Addr;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use burn::tensor::Device;
 use cloud_node::compute::PromptComputer;
 use cloud_node::library::ServedLibrary;
 use cloud_node::service::{CloudService, PublicPrompts};
-use edgeprompt_engine::EngineLimits;
 use edgeprompt_model::{Model, ModelShape};
 use edgeprompt_transport::{CloudIdentity, EdgeIdentity, LinkConfig};
 use tempfile::TempDir;
 
 use super::*;
 use crate::cloud_prompt::LossReason;
-use crate::prefill_speed::PrefillSpeed;
 use crate::remembered::RememberedPrompts;
 use crate::serve::cloud_health::CloudHealth;
 use crate::serve::filling::{Filled, Keeping};
-use crate::serve::generator::Generator;
 use crate::serve::running::prefetch;
 use crate::uplink::Uplink;
 
@@ -68,17 +64,7 @@ impl World {
         (cloud, health): (Option<Uplink>, CloudHealth),
         bytes_max: u64,
     ) -> CloudPrompts {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = EngineLimits {
-            max_num_seqs: some(1),
-            max_num_batched_tokens: some(1),
-            max_num_waiting: 1,
-            block_len: some(1),
-            block_count: 1,
-        };
-        let generator = Generator::start(Arc::clone(&self.model), limits).unwrap();
-        let speed = PrefillSpeed::new(Duration::from_millis(1), 1);
-        let filler = Filler::new(Arc::clone(&self.model), generator, speed);
+        let filler = Filler::for_prompts(&self.model, Duration::from_millis(1));
         let sources = Sources {
             memory: Some(self.memory.clone()),
             cloud,
