@@ -76,9 +76,9 @@ fn evidence<'a>(
         Fault::Manifest(WrongManifest::Model) => Evidence::Recomputed(layer_count, &[OtherModel]),
         Fault::NoAnswer => Evidence::Recomputed(layer_count, &[Stalled]),
         Fault::Manifest(_) => Evidence::Recomputed(layer_count, &[Corrupt]),
-        Fault::Die { after } | Fault::Cut { after } => {
-            Evidence::Recomputed(layer_count - after, GONE)
-        }
+        // The cloud of another case may have the port by the time this edge dials it again.
+        Fault::Die { after } => Evidence::Recomputed(layer_count - after, &LossReason::ALL),
+        Fault::Cut { after } => Evidence::Recomputed(layer_count - after, GONE),
         Fault::Stream { .. } if cloud.is_harmless() => Evidence::Nothing,
         Fault::Stream { when, .. } if *when == When::Always => {
             Evidence::Recomputed(1, &[Corrupt, Stalled, Slow])
