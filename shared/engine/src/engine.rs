@@ -101,6 +101,10 @@ pub struct Engine {
     suspended: Vec<Suspended>,
 }
 
+mod moving;
+
+pub use moving::{KvChunk, Progressed};
+
 struct State {
     /// Private tokens: the prompt and what was generated.
     tokens: Vec<TokenId>,

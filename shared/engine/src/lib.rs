@@ -16,11 +16,15 @@ mod segment;
 
 pub use batch::{BatchPass, BatchRow};
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
-pub use engine::{Engine, EngineLimits, Finish, Generation, Output, PassEvent, SubmitError};
+pub use engine::{
+    Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed, SubmitError,
+};
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
 pub use prefix_cache::SessionId;
 pub use private_kv::PrivateKv;
 pub use sampling::{Chosen, Sampler, SamplingParams, SamplingParamsError};
-pub use scheduler::{AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step};
+pub use scheduler::{
+    AdmissionError, NotRestored, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
+};
 pub use segment::{CloudSegment, SegmentPrefill};

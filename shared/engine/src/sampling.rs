@@ -159,6 +159,22 @@ impl Sampler {
         self
     }
 
+    /// As if it had chosen these tokens: another one of the same parameters and seed has.
+    pub fn replay(&mut self, chosen: &[TokenId]) {
+        for token in chosen {
+            // Each choice that is not the highest score takes one number.
+            if self.params.temperature != 0.0 {
+                let _: f32 = self.random.random();
+            }
+            self.count(*token);
+        }
+    }
+
+    fn count(&mut self, token: TokenId) {
+        let count = self.in_answer.entry(token).or_default();
+        *count = count.saturating_add(1);
+    }
+
     /// Chooses the next token.
     ///
     /// # Shapes
@@ -173,8 +189,7 @@ impl Sampler {
             0.0 => greedy(scores),
             temperature => self.sample(scores, temperature),
         };
-        let count = self.in_answer.entry(token).or_default();
-        *count = count.saturating_add(1);
+        self.count(token);
         let Some(top_count) = self.top_logprobs else {
             return Chosen {
                 token,
@@ -227,6 +242,9 @@ impl Sampler {
     fn sample(&mut self, scores: &[f32], temperature: f32) -> TokenId {
         let mut kept: Vec<(u32, f32)> = (0u32..).zip(scores.iter().copied()).collect();
         kept.retain(|(_, score)| !score.is_nan());
+        // One number for each token, whatever the scores: so a position in the answer is one in the
+        // numbers.
+        let drawn = self.random.random::<f32>();
         if kept.is_empty() {
             return greedy(scores);
         }
@@ -253,7 +271,7 @@ impl Sampler {
         });
         kept.truncate(cut.unwrap_or(kept.len()).max(1));
         let total: f32 = kept.iter().map(|(_, weight)| weight).sum();
-        let mut left = self.random.random::<f32>() * total;
+        let mut left = drawn * total;
         for (token, weight) in &kept {
             left -= weight;
             if left < 0.0 {
@@ -351,6 +369,28 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn a_sampler_that_replays_goes_on_as_the_other_does() {
+        let params = SamplingParams {
+            frequency_penalty: 0.5,
+            ..SamplingParams::default()
+        };
+        for temperature in [0.0, 1.0] {
+            let params = SamplingParams {
+                temperature,
+                ..params
+            };
+            let mut first = Sampler::new(params, 9, &[]);
+            let begun: Vec<TokenId> = (0..20).map(|_| first.choose(&LOGITS).token).collect();
+            let mut second = Sampler::new(params, 9, &[]);
+            second.replay(&begun[..12]);
+            second.replay(&begun[12..]);
+            for _ in 0..20 {
+                assert_eq!(first.choose(&LOGITS).token, second.choose(&LOGITS).token);
+            }
+        }
     }
 
     #[test]

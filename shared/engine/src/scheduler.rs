@@ -13,6 +13,11 @@ use edgeprompt_kv::{BlockId, BlockPool, BlockTable, OutOfBlocks, TokenId};
 
 use crate::prefix_cache::{PrefixCache, SessionId};
 
+mod hold;
+
+use hold::Hold;
+pub use hold::NotRestored;
+
 /// What a scheduler may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerLimits {
@@ -87,6 +92,7 @@ struct Waiting {
     /// Private tokens known: the prompt and what was generated.
     token_count: usize,
     session: Option<InSession>,
+    hold: Option<Hold>,
 }
 
 /// A sequence of a session, whose blocks may be shared with others of it.
@@ -107,6 +113,7 @@ struct Running {
     computed: usize,
     /// Tokens after those that are being computed.
     in_flight: usize,
+    hold: Option<Hold>,
 }
 
 impl Scheduler {
@@ -184,6 +191,7 @@ impl Scheduler {
             Waiting {
                 token_count,
                 session,
+                hold: None,
             },
         );
         Ok(id)
@@ -201,11 +209,12 @@ impl Scheduler {
             .max_num_batched_tokens
             .max(self.limits.max_num_seqs)
             .get();
-        let generating = self.ids(|running| running.in_flight == 0 && running.pending() == 1);
+        let generating = self.ids(|running| running.in_flight == 0 && running.generates());
         for id in generating {
             left -= self.schedule(id, 1, &mut step);
         }
-        let prompts = self.ids(|running| running.in_flight == 0 && running.pending() > 1);
+        let prompts = self
+            .ids(|running| running.in_flight == 0 && running.pending() > 0 && !running.generates());
         for id in prompts {
             left -= self.schedule(id, left, &mut step);
         }
@@ -217,6 +226,7 @@ impl Scheduler {
     pub fn computed(&mut self, id: SequenceId) {
         if let Some(running) = self.running.get_mut(&id) {
             running.computed += std::mem::take(&mut running.in_flight);
+            running.skip_restored();
             running.cache_blocks(&mut self.cache, &mut self.pool);
         }
     }
@@ -334,6 +344,7 @@ impl Scheduler {
         let waiting = Waiting {
             token_count: running.token_count,
             session: running.session,
+            hold: running.hold.map(Hold::without_restored),
         };
         self.waiting.insert(id, waiting);
         step.rows.retain(|row| row.id != id);
@@ -355,6 +366,9 @@ impl Scheduler {
             if left == 0 || self.running.len() >= places {
                 return;
             }
+            if self.waiting[&id].is_still() {
+                continue;
+            }
             let is_arriving = arriving(id);
             if is_arriving && arriving_count >= arriving_max {
                 continue;
@@ -370,18 +384,16 @@ impl Scheduler {
 
     /// Gives one its turn, with a row of at most `len_max` tokens; `None` without blocks for that.
     fn admit_one(&mut self, id: SequenceId, len_max: usize) -> Option<ScheduledRow> {
-        let Waiting {
-            token_count,
-            session,
-        } = self.waiting.get(&id)?;
-        let (token_count, block_len) = (*token_count, self.limits.block_len);
+        let waiting = self.waiting.get(&id)?;
+        let (session, block_len) = (&waiting.session, self.limits.block_len);
+        let (token_count, target_count) = (waiting.token_count, waiting.target_count());
         // The last token is always computed: what follows it comes of that.
         let shared = session.as_ref().map_or_else(Vec::new, |session| {
             let tokens = &session.tokens[..token_count - 1];
             self.cache.find(session.id, tokens, block_len.get())
         });
         let computed = shared.len() * block_len.get();
-        let len = (token_count - computed).min(len_max);
+        let len = target_count.saturating_sub(computed).min(len_max);
         let mut table = BlockTable::sharing(&mut self.pool, &shared, block_len);
         while table.reserve(&mut self.pool, computed + len).is_err() {
             if !self.cache.evict(&mut self.pool) {
@@ -389,13 +401,15 @@ impl Scheduler {
                 return None;
             }
         }
+        let Waiting { session, hold, .. } = self.waiting.remove(&id)?;
         let running = Running {
             table,
-            session: self.waiting.remove(&id)?.session,
+            session,
             cached: shared.len(),
             token_count,
             computed,
             in_flight: len,
+            hold,
         };
         self.running.insert(id, running);
         Some(ScheduledRow {
@@ -408,8 +422,14 @@ impl Scheduler {
 
 impl Running {
     /// Tokens whose keys and values are still to be computed.
-    const fn pending(&self) -> usize {
-        self.token_count - self.computed - self.in_flight
+    fn pending(&self) -> usize {
+        let done = self.computed + self.in_flight;
+        self.target_count().saturating_sub(done)
+    }
+
+    /// Whether all but the last token are computed, and a new one comes of that.
+    fn generates(&self) -> bool {
+        self.pending() == 1 && self.hold.is_none()
     }
 
     /// Lets the session have the blocks that have become full.

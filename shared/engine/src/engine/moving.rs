@@ -1,0 +1,144 @@
+//! Generations that go on elsewhere, or were begun there: their tokens are known, and their keys and
+//! values are taken out and put in, or computed again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use edgeprompt_attention::{BlockPlace, KvView};
+use edgeprompt_kv::{LayerIndex, TokenId};
+
+use super::{Engine, Generation, SubmitError};
+use crate::scheduler::{NotRestored, SequenceId};
+
+/// Keys and values of some private tokens, of all layers. Deliberately not `Debug`: they are as
+/// private as the tokens.
+pub struct KvChunk {
+    /// The tokens, counted from the private prompt's first.
+    pub tokens: Range<usize>,
+    /// Of each layer.
+    ///
+    /// # Shapes
+    /// Keys and values: `[kv_head, token, head_dim]`.
+    pub layers: Vec<KvView>,
+}
+
+/// How far a generation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progressed {
+    /// Private tokens known: the prompt and the answer.
+    pub token_count: usize,
+    /// Those whose keys and values are here, from the first on.
+    pub computed_count: usize,
+}
+
+impl Engine {
+    /// Takes in a generation that was begun elsewhere: `answered` is what it has so far. It is held,
+    /// and up to `compute_max` of its private tokens are computed meanwhile.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn submit_held(
+        &mut self,
+        mut generation: Generation,
+        answered: &[TokenId],
+        compute_max: usize,
+    ) -> Result<SequenceId, SubmitError> {
+        // Its blocks are its own: what other generations of the session share, they have computed.
+        generation.session = None;
+        let id = self.submit(generation)?;
+        self.scheduler.hold(id, compute_max);
+        self.extend(id, answered);
+        Ok(id)
+    }
+
+    /// Stops a generation between two tokens; up to `compute_max` of its private tokens are computed
+    /// meanwhile. Also changes the bound of one that is held.
+    pub fn hold(&mut self, id: SequenceId, compute_max: usize) {
+        self.scheduler.hold(id, compute_max);
+    }
+
+    /// Lets a held generation go on.
+    pub fn release(&mut self, id: SequenceId) {
+        self.scheduler.release(id);
+    }
+
+    /// More of the answer of a held generation is known. Its sampler is the caller's to bring there.
+    pub fn extend(&mut self, id: SequenceId, answered: &[TokenId]) {
+        if let Some(state) = self.sequences.get_mut(&id) {
+            state.tokens.extend_from_slice(answered);
+            state.sampler.replay(answered);
+            self.scheduler.extended(id, answered.len());
+        }
+    }
+
+    /// How far a generation is; `None` if it has ended.
+    pub fn progress(&self, id: SequenceId) -> Option<Progressed> {
+        self.sequences.get(&id).map(|state| Progressed {
+            token_count: state.tokens.len(),
+            computed_count: self.scheduler.computed_len(id),
+        })
+    }
+
+    /// Keys and values of private tokens that are computed; fewer than asked for if not all are, and
+    /// `None` if none is.
+    pub fn take_out(&self, id: SequenceId, tokens: Range<usize>) -> Option<KvChunk> {
+        let table = self.scheduler.table(id)?;
+        let end = tokens.end.min(self.scheduler.computed_len(id));
+        let tokens = tokens.start..end;
+        if tokens.is_empty() {
+            return None;
+        }
+        let block_len = table.block_len();
+        let first = tokens.start / block_len;
+        let blocks = &table.blocks()[first..end.div_ceil(block_len)];
+        let blocks: Vec<usize> = blocks.iter().map(|block| block.as_usize()).collect();
+        let skipped = tokens.start - first * block_len;
+        let layers = self.kv.iter().map(|kv| {
+            let view = kv.gather(&blocks, end - first * block_len);
+            let of_tokens =
+                |tensor: burn::tensor::Tensor<3>| tensor.narrow(1, skipped, tokens.len());
+            KvView {
+                keys: of_tokens(view.keys),
+                values: of_tokens(view.values),
+            }
+        });
+        let layers = layers.collect();
+        Some(KvChunk { tokens, layers })
+    }
+
+    /// Puts keys and values in that were computed elsewhere, for a held generation. They are next to
+    /// those that were put in before, on either side.
+    ///
+    /// # Errors
+    /// [`NotRestored`]; they are computed here then.
+    ///
+    /// # Panics
+    /// If the chunk is not of this model's shape.
+    pub fn put_in(&mut self, id: SequenceId, chunk: KvChunk) -> Result<(), NotRestored> {
+        let Self { scheduler, kv, .. } = self;
+        let table = scheduler.restore(id, chunk.tokens.clone())?;
+        let block_len = table.block_len();
+        let places: Arc<[BlockPlace]> = chunk
+            .tokens
+            .map(|token| BlockPlace {
+                block: table.blocks()[token / block_len].as_usize(),
+                slot: token % block_len,
+            })
+            .collect();
+        assert_eq!(chunk.layers.len(), kv.len(), "one view for each layer");
+        for ((layer, kv), view) in (0..).map(LayerIndex).zip(kv).zip(chunk.layers) {
+            let [keys, values] = [view.keys, view.values].map(|tensor| tensor.swap_dims(0, 1));
+            assert_eq!(
+                keys.dims()[0],
+                places.len(),
+                "layer {}: a place for each token",
+                layer.0
+            );
+            kv.write(&places, &keys, &values);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
