@@ -4,3 +4,5 @@
 //! clock, no socket, no tensors.
 //!
 //! Source: ctHO (arXiv 2603.28018), with its transmission delay corrected.
+
+pub mod planning;
