@@ -5,4 +5,5 @@
 //!
 //! Source: ctHO (arXiv 2603.28018), with its transmission delay corrected.
 
+pub mod planning;
 pub mod session;
