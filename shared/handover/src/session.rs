@@ -21,6 +21,8 @@ mod ue;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use seat::{Seat, SeatAction};
 pub use source::{Busy, GivenUp, HandoverPhase, Source, SourceAction};
 pub use target::{Target, TargetAction};
@@ -30,7 +32,9 @@ pub use ue::{Ue, UeAction, UeFailure, Verdict};
 ///
 /// Claims of the reader come before moves between nodes, so that a claim overrides every move that
 /// the reader has not heard of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Epoch {
     /// How often the reader has claimed the session.
     pub claim: u32,
@@ -62,7 +66,7 @@ impl Epoch {
 }
 
 /// From the node that a session leaves. `epoch` is the one the target is to have, and names the move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToTarget {
     /// Would you take this session? Its first `len` tokens come with it.
     Offer {
@@ -95,7 +99,7 @@ pub enum ToTarget {
 }
 
 /// To the node that a session leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSource {
     /// It can come.
     Accepted {
@@ -134,7 +138,7 @@ pub enum Claim {
 }
 
 /// What a reader's claim comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClaimReply {
     /// It is served here, under this epoch.
     Granted(Epoch),

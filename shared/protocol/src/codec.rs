@@ -37,6 +37,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::frame::{FRAME_PREFIX_BYTES, MESSAGE_BYTES_MAX};
+use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
 use crate::{CloudReply, CloudRequest, InvalidMessage};
 
 type Config = Configuration<LittleEndian, Varint, Limit<MESSAGE_BYTES_MAX>>;
@@ -66,6 +67,69 @@ mod sealed {
 pub trait ToCloud: Serialize + sealed::Sealed {}
 
 impl ToCloud for CloudRequest {}
+
+mod sealed_peer {
+    use super::InvalidMessage;
+    use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
+
+    /// What other crates cannot implement.
+    pub trait Sealed {
+        /// Checks what the types do not.
+        fn check(&self) -> Result<(), InvalidMessage>;
+    }
+
+    impl Sealed for PeerRequest {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for Move {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for MoveAnswer {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for ReaderNews {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+}
+
+/// Marks what edges of one trust domain say to each other. It may hold what is private, so nothing
+/// here has a way to [`encode_to_cloud`].
+pub trait ToPeer: Serialize + DeserializeOwned + sealed_peer::Sealed {}
+
+impl ToPeer for PeerRequest {}
+impl ToPeer for Move {}
+impl ToPeer for MoveAnswer {}
+impl ToPeer for ReaderNews {}
+
+/// The frame that carries `message` from an edge to another.
+///
+/// # Errors
+/// [`EncodeError`].
+pub fn encode_to_peer<M: ToPeer>(message: &M) -> Result<Bytes, EncodeError> {
+    message.check()?;
+    encode_frame(message)
+}
+
+/// Reads and checks the body of a frame from another edge.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode_from_peer<M: ToPeer>(body: &[u8]) -> Result<M, DecodeError> {
+    let message: M = decode_body(body)?;
+    message.check()?;
+    Ok(message)
+}
 
 /// Why a message was not encoded.
 #[derive(Debug, thiserror::Error)]

@@ -48,6 +48,12 @@ pub enum InvalidMessage {
         /// The id in the message.
         claimed: PromptId,
     },
+    /// What moves a session contradicts itself or exceeds a limit.
+    #[error("a session's {what} is not valid")]
+    Session {
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A list of prompts is too long.
     #[error("a list of {entry_count} prompts exceeds {PROMPT_ENTRIES_MAX}")]
     TooManyEntries {

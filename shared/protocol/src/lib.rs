@@ -11,6 +11,8 @@ pub mod codec;
 pub mod frame;
 mod invalid;
 mod layer;
+mod peer;
+mod peer_kv;
 mod prompt;
 mod refusal;
 mod reply;
@@ -21,6 +23,11 @@ pub use layer::{
     HeaderError, HeaderMismatch, LAYER_HEADER_BYTES, LAYER_TRAILER_BYTES, LayerHeader,
     LayerTimings, LayerTrailer, TrailerError,
 };
+pub use peer::{
+    AnswerToken, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews, Reading, SessionKey,
+    SessionOffer, SessionTerms, Ticket,
+};
+pub use peer_kv::{KV_CHUNK_BYTES_MAX, KV_CHUNK_HEADER_BYTES, KvChunkError, KvChunkHeader};
 pub use prompt::{
     PROMPT_NAME_BYTES_MAX, PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, PromptName, PromptNameError,
     PromptRef, PublicPrompt,
@@ -34,6 +41,10 @@ pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The protocol's name in the TLS handshake: nodes of different versions never get past it.
 pub const ALPN: &[u8] = b"edgeprompt/2";
+
+/// The name of what edges say to each other about users' sessions, on an endpoint of its own: a cloud
+/// does not speak it.
+pub const PEER_ALPN: &[u8] = b"edgeprompt-handover/1";
 
 /// What a cloud sends first, on a unidirectional stream, once it has admitted an edge.
 ///
