@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use edgeprompt_protocol::{ALPN, WELCOME};
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig};
+use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -23,6 +23,7 @@ use crate::edge_link::{EdgeLink, LinkContext, LinkPlaces};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::load::Load;
 use crate::path_memory::{PathKey, PathMemory};
+use crate::peer_link::PeerLink;
 use crate::socket::{self, BindError};
 use crate::tls;
 
@@ -109,13 +110,14 @@ pub struct Refusals {
     pub last: Option<Arc<AcceptError>>,
 }
 
-/// Accepts links from edge nodes.
+/// Accepts links from edge nodes: of edges to their cloud, and with [`PeerLink`](crate::PeerLink) of
+/// edges to each other.
 #[derive(Debug)]
-pub struct CloudEndpoint {
+pub struct CloudEndpoint<L = EdgeLink> {
     endpoint: Endpoint,
     config: LinkConfig,
     load: Load,
-    links: mpsc::Receiver<EdgeLink>,
+    links: mpsc::Receiver<L>,
     refusals: Arc<Mutex<Refusals>>,
     acceptor: JoinHandle<()>,
 }
@@ -131,7 +133,7 @@ impl CloudEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let admission = Admission::Invited(Arc::clone(identity.enrolment()));
-        Self::start(addr, (identity.credentials(), admission), config)
+        Self::start(addr, (identity.credentials(), admission), config, FETCHES)
     }
 
     /// As [`CloudEndpoint::bind`], for an edge that sends cloud prompts to its neighbours: every edge
@@ -145,20 +147,40 @@ impl CloudEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let admission = Admission::TrustDomain;
-        Self::start(addr, (identity.credentials(), admission), config)
+        Self::start(addr, (identity.credentials(), admission), config, FETCHES)
     }
+}
 
+impl CloudEndpoint<PeerLink> {
+    /// Listens for edges of the same trust domain that bring users' sessions, or read them. A cloud
+    /// does not speak what is spoken here.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_sessions(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let admission = Admission::TrustDomain;
+        Self::start(addr, (identity.credentials(), admission), config, SESSIONS)
+    }
+}
+
+impl<L: Send + 'static> CloudEndpoint<L> {
     fn start(
         addr: SocketAddr,
         (credentials, admission): (&NodeCredentials, Admission),
         config: LinkConfig,
+        speech: Speech<L>,
     ) -> Result<Self, BindError> {
-        let crypto = Arc::new(tls::server_crypto(credentials, ALPN)?);
+        let crypto = Arc::new(tls::server_crypto(credentials, speech.alpn)?);
         let server = ServerConfig::with_crypto(crypto);
         let endpoint = socket::open(addr, Some(server.clone()))?;
         let (sender, links) = mpsc::channel(ACCEPTED_MAX);
         let acceptor = Acceptor {
             admission,
+            speech,
             server,
             config,
             load: Load::default(),
@@ -191,7 +213,7 @@ impl CloudEndpoint {
     ///
     /// Handshakes run beside each other and beside this; an edge that is refused shows only in
     /// [`CloudEndpoint::refusals`] and in the log.
-    pub async fn accept(&mut self) -> Option<EdgeLink> {
+    pub async fn accept(&mut self) -> Option<L> {
         self.links.recv().await
     }
 
@@ -220,7 +242,7 @@ impl CloudEndpoint {
     }
 }
 
-impl Drop for CloudEndpoint {
+impl<L> Drop for CloudEndpoint<L> {
     fn drop(&mut self) {
         self.acceptor.abort();
         self.load.start_draining();
@@ -247,20 +269,40 @@ impl Admission {
     }
 }
 
+/// What is spoken on links of a kind.
+struct Speech<L> {
+    alpn: &'static [u8],
+    transport: fn(&LinkConfig, PathHint) -> TransportConfig,
+    begin: fn(Connection, PathKey, LinkContext) -> L,
+}
+
+const FETCHES: Speech<EdgeLink> = Speech {
+    alpn: ALPN,
+    transport: LinkConfig::cloud_transport,
+    begin: EdgeLink::start,
+};
+
+const SESSIONS: Speech<PeerLink> = Speech {
+    alpn: PEER_ALPN,
+    transport: LinkConfig::peer_transport,
+    begin: PeerLink::accepted,
+};
+
 /// The task that turns incoming handshakes into links.
-struct Acceptor {
+struct Acceptor<L> {
     admission: Admission,
+    speech: Speech<L>,
     /// Complete but for the transport parameters, which each link has its own of.
     server: ServerConfig,
     config: LinkConfig,
     load: Load,
     edges: EdgeCount,
     memory: PathMemory,
-    accepted: mpsc::Sender<EdgeLink>,
+    accepted: mpsc::Sender<L>,
     refusals: Arc<Mutex<Refusals>>,
 }
 
-impl Acceptor {
+impl<L: Send + 'static> Acceptor<L> {
     async fn run(self, endpoint: Endpoint) {
         let acceptor = Arc::new(self);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -300,7 +342,7 @@ impl Acceptor {
                     memory: self.memory.clone(),
                     places: LinkPlaces { _link, _edge },
                 };
-                let link = EdgeLink::start(admitted.connection, admitted.path, context);
+                let link = (self.speech.begin)(admitted.connection, admitted.path, context);
                 // Fails only when the endpoint is gone, and then the link is to go as well.
                 let _ = self.accepted.send(link).await;
             }
@@ -316,7 +358,8 @@ impl Acceptor {
     async fn handshake(&self, incoming: Incoming) -> Result<Admitted, AcceptError> {
         let patience = self.config.timeouts.connect;
         let (hint, mut server) = (PathHint::default(), self.server.clone());
-        server.transport_config(Arc::new(self.config.cloud_transport(hint.clone())));
+        let transport = (self.speech.transport)(&self.config, hint.clone());
+        server.transport_config(Arc::new(transport));
         let connecting = incoming.accept_with(Arc::new(server))?;
         let connection = timeout(patience, connecting)
             .await

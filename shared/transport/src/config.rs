@@ -22,6 +22,9 @@ const CONTROL_WINDOW_BYTES: u32 = 4 << 20;
 /// Most requests of one link at a time.
 pub(crate) const REQUEST_STREAMS_MAX: u32 = 32;
 
+/// Most streams of edges that speak about sessions, on one link: three for each session.
+pub(crate) const PEER_STREAMS_MAX: u32 = 512;
+
 /// Most layer streams open at a time on one link; the sender waits for a free one. Early layers
 /// go first in any case, so more would only be more bookkeeping.
 pub(crate) const LAYER_STREAMS_MAX: u32 = 64;
@@ -214,6 +217,20 @@ impl LinkConfig {
             .stream_receive_window(self.profile.window_bytes().into())
             .receive_window(self.profile.window_bytes().into())
             .send_window(CONTROL_WINDOW_BYTES.into());
+        transport
+    }
+
+    /// Transport parameters of edges that speak about sessions: the one that dials opens streams, and
+    /// bytes go both ways.
+    pub(crate) fn peer_transport(&self, hint: PathHint) -> TransportConfig {
+        let mut transport = self.transport(hint);
+        transport
+            .max_concurrent_bidi_streams(PEER_STREAMS_MAX.into())
+            // The word of admission takes one.
+            .max_concurrent_uni_streams(VarInt::from_u32(1))
+            .stream_receive_window(self.profile.window_bytes().into())
+            .receive_window(self.profile.window_bytes().into())
+            .send_window(self.profile.window_bytes().into());
         transport
     }
 

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use edgeprompt_protocol::{ALPN, WELCOME};
+use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError, TransportConfig};
 use tokio::time::timeout;
 
 use crate::certificates::{CLOUD_NAME, EDGE_DOMAIN};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_link::CloudLink;
 use crate::config::LinkConfig;
+use crate::congestion::PathHint;
 use crate::edge_identity::EdgeIdentity;
+use crate::peer_link::PeerLink;
 use crate::sent_messages::SentMessages;
 use crate::socket::{self, BindError};
 use crate::tls;
@@ -127,7 +129,8 @@ impl EdgeEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let crypto = tls::client_crypto(identity.credentials(), ALPN)?;
-        Self::start(addr, (crypto, CLOUD_NAME), config)
+        let transport = config.edge_transport();
+        Self::start(addr, (crypto, CLOUD_NAME), (config, transport))
     }
 
     /// As [`EdgeEndpoint::bind`], for links to other edges of the same trust domain instead of its
@@ -141,16 +144,17 @@ impl EdgeEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let crypto = tls::neighbour_crypto(identity.credentials(), ALPN)?;
-        Self::start(addr, (crypto, EDGE_DOMAIN), config)
+        let transport = config.edge_transport();
+        Self::start(addr, (crypto, EDGE_DOMAIN), (config, transport))
     }
 
     fn start(
         addr: SocketAddr,
         (crypto, dialled_name): (QuicClientConfig, &'static str),
-        config: LinkConfig,
+        (config, transport): (LinkConfig, TransportConfig),
     ) -> Result<Self, BindError> {
         let mut client = ClientConfig::new(Arc::new(crypto));
-        client.transport_config(Arc::new(config.edge_transport()));
+        client.transport_config(Arc::new(transport));
         Ok(Self {
             endpoint: socket::open(addr, None)?,
             client,
@@ -206,6 +210,35 @@ impl EdgeEndpoint {
             Ok(Err(error)) => Err(ConnectError::of(&error, addr)),
             Err(_) => Err(ConnectError::Unreachable { addr }),
         }
+    }
+}
+
+/// Makes links to other edges of the same trust domain, to speak about users' sessions.
+#[derive(Clone, Debug)]
+pub struct PeerEndpoint(EdgeEndpoint);
+
+impl PeerEndpoint {
+    /// Opens a socket on `addr`; port 0 takes a free one. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = tls::neighbour_crypto(identity.credentials(), PEER_ALPN)?;
+        let transport = config.peer_transport(PathHint::default());
+        EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport)).map(Self)
+    }
+
+    /// Links to the edge at `addr`, once it has admitted this one.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self, addr: SocketAddr) -> Result<PeerLink, ConnectError> {
+        let connection = self.0.dial(addr).await?;
+        Ok(PeerLink::dialled(connection, self.0.config.timeouts))
     }
 }
 

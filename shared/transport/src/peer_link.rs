@@ -1,0 +1,330 @@
+//! A link between two edges of one trust domain, for users' sessions: any number of streams, each of
+//! which begins with a request and goes on as that says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use edgeprompt_protocol::PeerRequest;
+use edgeprompt_protocol::codec::{self, DecodeError, EncodeError, ToPeer};
+use edgeprompt_protocol::frame::{self, FRAME_PREFIX_BYTES, FrameError, FrameProgress};
+use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::close::{CloseReason, LinkLost, StreamEnd};
+use crate::config::{LinkEstimate, PEER_STREAMS_MAX, Timeouts};
+use crate::congestion::PathController;
+use crate::control::{self, ReadMessageError, WriteMessageError};
+use crate::edge_link::LinkContext;
+use crate::path_memory::PathKey;
+
+/// Why a stream to another edge is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// What is to be sent breaks a limit of the protocol.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// What came is not a message.
+    #[error("the other edge sent what is not a message")]
+    Decode(#[from] DecodeError),
+    /// What came is not a frame.
+    #[error("the other edge sent what is not a frame")]
+    Frame(#[from] FrameError),
+    /// The other edge ended the stream.
+    #[error("the other edge ended the stream")]
+    Ended,
+    /// It is too slow.
+    #[error("the other edge took too long")]
+    TimedOut,
+    /// The link is gone.
+    #[error(transparent)]
+    Lost(#[from] LinkLost),
+}
+
+impl From<ReadMessageError> for PeerError {
+    fn from(error: ReadMessageError) -> Self {
+        match error {
+            ReadMessageError::Frame(error) => Self::Frame(error),
+            ReadMessageError::Decode(error) => Self::Decode(error),
+            ReadMessageError::Ended => Self::Ended,
+            ReadMessageError::TimedOut => Self::TimedOut,
+            ReadMessageError::Lost(lost) => Self::Lost(lost),
+        }
+    }
+}
+
+impl From<WriteMessageError> for PeerError {
+    fn from(error: WriteMessageError) -> Self {
+        match error {
+            WriteMessageError::Stopped => Self::Ended,
+            WriteMessageError::TimedOut => Self::TimedOut,
+            WriteMessageError::Lost(lost) => Self::Lost(lost),
+        }
+    }
+}
+
+/// A link to another edge. Clones share it; it closes with the last of them and of its streams.
+#[derive(Clone)]
+pub struct PeerLink {
+    connection: Connection,
+    timeouts: Timeouts,
+    /// What an accepted link takes of the bounds on links.
+    _context: Option<Arc<LinkContext>>,
+}
+
+impl std::fmt::Debug for PeerLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let addr = self.connection.remote_address();
+        f.debug_struct("PeerLink")
+            .field("addr", &addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stream that another edge has opened.
+pub struct IncomingPeerRequest {
+    /// What it is for.
+    pub request: PeerRequest,
+    /// To answer on.
+    pub sender: PeerSender,
+    /// What follows.
+    pub receiver: PeerReceiver,
+}
+
+impl PeerLink {
+    pub(crate) const fn dialled(connection: Connection, timeouts: Timeouts) -> Self {
+        Self {
+            connection,
+            timeouts,
+            _context: None,
+        }
+    }
+
+    pub(crate) fn accepted(connection: Connection, _path: PathKey, context: LinkContext) -> Self {
+        Self {
+            connection,
+            timeouts: context.timeouts,
+            _context: Some(Arc::new(context)),
+        }
+    }
+
+    /// Opens a stream with a request. `priority`: what goes first on the link, the highest number.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn open(
+        &self,
+        request: &PeerRequest,
+        priority: i32,
+    ) -> Result<(PeerSender, PeerReceiver), PeerError> {
+        let opening = timeout(self.timeouts.message, self.connection.open_bi());
+        let opened = opening.await.map_err(|_| PeerError::TimedOut)?;
+        let (stream, receive) = opened.map_err(LinkLost::from)?;
+        // Fails only for a stream that is closed.
+        let _ = stream.set_priority(priority);
+        let mut sender = PeerSender {
+            stream,
+            patience: self.timeouts.message,
+        };
+        sender.send(request).await?;
+        Ok((sender, PeerReceiver::new(receive, self.timeouts.message)))
+    }
+
+    /// Reads the requests of streams that the other edge opens, as they come, until the link is gone.
+    pub fn requests(&self) -> mpsc::Receiver<IncomingPeerRequest> {
+        let (to, requests) = mpsc::channel(PEER_STREAMS_MAX as usize);
+        tokio::spawn(accept_streams(self.clone(), to));
+        requests
+    }
+
+    /// What the path was found to be, once the link has carried anything.
+    pub fn estimate(&self) -> Option<LinkEstimate> {
+        PathController::estimate_of(&self.connection)
+    }
+
+    /// The other edge's address.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// Returns once the link is gone.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
+    /// Closes the link at once; what is under way fails.
+    pub fn close(&self, reason: CloseReason) {
+        reason.close(&self.connection);
+    }
+}
+
+async fn accept_streams(link: PeerLink, to: mpsc::Sender<IncomingPeerRequest>) {
+    while let Ok((send, receive)) = link.connection.accept_bi().await {
+        // At most PEER_STREAMS_MAX of these run: a stream counts until it is finished.
+        tokio::spawn(read_request(
+            (send, receive),
+            link.timeouts.message,
+            to.clone(),
+        ));
+        if to.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn read_request(
+    (mut send, receive): (SendStream, RecvStream),
+    patience: Duration,
+    to: mpsc::Sender<IncomingPeerRequest>,
+) {
+    let mut receiver = PeerReceiver::new(receive, patience);
+    match timeout(patience, receiver.receive()).await {
+        Ok(Ok(request)) => {
+            let sender = PeerSender {
+                stream: send,
+                patience,
+            };
+            // Fails only when nobody answers any more.
+            let _ = to
+                .send(IncomingPeerRequest {
+                    request,
+                    sender,
+                    receiver,
+                })
+                .await;
+        }
+        refused => {
+            if let Ok(Err(error)) = refused {
+                tracing::warn!(%error, "a stream of another edge is refused");
+            }
+            // Fails only if the stream is gone already.
+            let _ = send.reset(StreamEnd::Malformed.code());
+        }
+    }
+}
+
+/// Sends on a stream. Dropping it ends the stream.
+pub struct PeerSender {
+    stream: SendStream,
+    patience: Duration,
+}
+
+impl PeerSender {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn send<M: ToPeer>(&mut self, message: &M) -> Result<(), PeerError> {
+        let frame = codec::encode_to_peer(message)?;
+        Ok(control::write_frame(&mut self.stream, frame, self.patience).await?)
+    }
+
+    /// Sends raw bytes, which take as long as the link needs while it makes progress.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), PeerError> {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(SENT_AT_ONCE_BYTES));
+            control::write_frame(&mut self.stream, piece, self.patience).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream, and waits until the other edge has all of it.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn finish(mut self) -> Result<(), PeerError> {
+        self.stream.finish().map_err(|_| PeerError::Ended)?;
+        let acknowledged = timeout(self.patience, self.stream.stopped()).await;
+        match acknowledged {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(_))) => Err(PeerError::Ended),
+            Ok(Err(_)) => Err(PeerError::Ended),
+            Err(_) => Err(PeerError::TimedOut),
+        }
+    }
+
+    /// Returns once the other edge reads nothing any more.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async move {
+            let _ = stopped.await;
+        }
+    }
+}
+
+/// Bytes that are handed to the link at once; their progress is what patience is about.
+const SENT_AT_ONCE_BYTES: usize = 256 << 10;
+
+/// Receives on a stream. Dropping it tells the other edge that nothing is read any more.
+pub struct PeerReceiver {
+    stream: RecvStream,
+    patience: Duration,
+    /// Of a message that has come in part.
+    received: Vec<u8>,
+}
+
+impl PeerReceiver {
+    const fn new(stream: RecvStream, patience: Duration) -> Self {
+        Self {
+            stream,
+            patience,
+            received: Vec::new(),
+        }
+    }
+
+    /// The next message, however long it takes to begin; once it has begun, it must make progress.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn receive<M: ToPeer>(&mut self) -> Result<M, PeerError> {
+        loop {
+            match frame::parse(&self.received)? {
+                FrameProgress::Whole { body, .. } => {
+                    let message = codec::decode_from_peer(body)?;
+                    self.received.clear();
+                    return Ok(message);
+                }
+                FrameProgress::Needs(count) => self.read(count).await?,
+            }
+        }
+    }
+
+    async fn read(&mut self, count: usize) -> Result<(), PeerError> {
+        let filled = self.received.len();
+        let has_begun = filled >= FRAME_PREFIX_BYTES;
+        let mut piece = vec![0; count];
+        let reading = self.stream.read_exact(&mut piece);
+        let read = match has_begun {
+            true => timeout(self.patience, reading)
+                .await
+                .map_err(|_| PeerError::TimedOut)?,
+            false => reading.await,
+        };
+        read.map_err(ReadMessageError::from)?;
+        self.received.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    /// Exactly so many raw bytes; `None` if the stream ends before the first.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn receive_bytes(&mut self, count: usize) -> Result<Option<Bytes>, PeerError> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let from = bytes.len();
+            // A length is only a claim: memory grows as bytes come.
+            bytes.resize(count.min(from + SENT_AT_ONCE_BYTES), 0);
+            match self.stream.read_exact(&mut bytes[from..]).await {
+                Ok(()) => {}
+                Err(ReadExactError::FinishedEarly(0)) if from == 0 => return Ok(None),
+                Err(error) => return Err(ReadMessageError::from(error).into()),
+            }
+        }
+        Ok(Some(bytes.into()))
+    }
+}
