@@ -37,6 +37,7 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use edgeprompt_kv::TokenId;
+use zeroize::Zeroize;
 
 /// The user's words.
 #[derive(Clone)]
@@ -120,6 +121,14 @@ impl PrivateTokens {
     /// Whether there is none.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Overwrites and forgets them.
+    pub(crate) fn wipe(&mut self) {
+        for token in &mut self.0 {
+            token.0.zeroize();
+        }
+        self.0.clear();
     }
 
     pub(crate) fn push(&mut self, token: TokenId) {

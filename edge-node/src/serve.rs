@@ -29,6 +29,7 @@ mod routes;
 mod running;
 pub mod segments;
 mod server;
+mod sessions;
 mod shelf;
 pub mod sources;
 mod status;

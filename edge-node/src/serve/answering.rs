@@ -15,6 +15,7 @@ use crate::private::PrivateTokens;
 use crate::serve::api_error::ApiError;
 use crate::serve::generator::Tokens;
 use crate::serve::segments::SharedPrompt;
+use crate::serve::sessions::{Entry, MovedTo, News, Reader};
 use crate::serve::stop::{Matched, StopMatcher};
 use crate::serve::stopwatch::{Stopwatch, Times};
 use crate::serve::timelines::Recorder;
@@ -89,6 +90,8 @@ pub(crate) struct Ended {
 pub(crate) enum Heard {
     /// A part of the answer.
     Piece(Piece),
+    /// It goes on elsewhere.
+    Moved(MovedTo),
     /// Nothing yet, but it will come.
     Quiet,
     /// That was all.
@@ -107,7 +110,9 @@ pub(crate) struct Details {
 /// An answer that has begun. Deliberately not `Debug`.
 pub(crate) struct Answering {
     pub(crate) model: Arc<Model>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: TokenSource,
+    /// Tokens of the answer that the client has.
+    pub(crate) heard: PrivateTokens,
     /// The cloud prompt that it builds on.
     pub(crate) cloud: Option<SharedPrompt>,
     /// The end of the prompt: spacing depends on it.
@@ -118,6 +123,50 @@ pub(crate) struct Answering {
     pub(crate) recorder: Recorder,
     /// The client's place, held until the answer ends.
     pub(crate) place: OwnedSemaphorePermit,
+}
+
+/// Where the tokens of an answer come from.
+pub(crate) enum TokenSource {
+    /// This node's engine.
+    Engine(Tokens),
+    /// A session, which may move.
+    Session(Reader),
+}
+
+/// What comes of it.
+enum Next {
+    Token(Entry),
+    Moved(MovedTo),
+    /// Nothing more.
+    Nothing(&'static str),
+}
+
+impl TokenSource {
+    /// Cancel-safe.
+    async fn next(&mut self) -> Next {
+        match self {
+            Self::Engine(tokens) => match tokens.next().await {
+                Some(Output {
+                    chosen,
+                    finish,
+                    shared_len,
+                    ..
+                }) => Next::Token(Entry {
+                    chosen,
+                    finish,
+                    shared_len,
+                }),
+                None => Next::Nothing("the engine has stopped: the edge node's log says why"),
+            },
+            Self::Session(reader) => match reader.next().await {
+                News::Entry(_, entry) => Next::Token(entry),
+                News::Moved(moved) => Next::Moved(moved),
+                News::Broken => Next::Nothing(
+                    "the session is lost, for no edge node that had it answers any more: ask again",
+                ),
+            },
+        }
+    }
 }
 
 /// Why nothing more is said.
@@ -133,13 +182,20 @@ impl From<TokenizerError> for Silence {
     }
 }
 
+/// How an answer ended here.
+enum Spoken {
+    Ended(Ended),
+    Moved(MovedTo),
+}
+
 impl Answering {
     /// Says the answer to whoever holds what this returns.
     pub(crate) fn begin(self) -> mpsc::Receiver<Heard> {
         let (to, heard) = mpsc::channel(PIECES_MAX);
         tokio::spawn(async move {
             let last = match self.speak(&to).await {
-                Ok(ended) => Heard::Ended(ended),
+                Ok(Spoken::Ended(ended)) => Heard::Ended(ended),
+                Ok(Spoken::Moved(moved)) => Heard::Moved(moved),
                 Err(Silence::Failed(error)) => Heard::Failed(error),
                 Err(Silence::Gone) => return,
             };
@@ -149,47 +205,55 @@ impl Answering {
         heard
     }
 
-    async fn speak(mut self, to: &mpsc::Sender<Heard>) -> Result<Ended, Silence> {
+    async fn speak(mut self, to: &mpsc::Sender<Heard>) -> Result<Spoken, Silence> {
         let (_place, recorder) = (self.place, self.recorder);
         let model = Arc::clone(&self.model);
         let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
+        voice.resume(self.heard.for_engine())?;
         loop {
-            let output = tokio::select! {
+            let next = tokio::select! {
                 () = to.closed() => return Err(Silence::Gone),
                 () = broken(&mut self.cloud) => {
                     let message = "the cloud prompt cannot be completed: the edge node's log says why";
                     return Err(Silence::Failed(ApiError::failed(message)));
                 }
-                output = self.tokens.next() => output,
+                next = self.tokens.next() => next,
                 () = tokio::time::sleep(QUIET_MAX) => {
                     tell(to, Heard::Quiet).await?;
                     continue;
                 }
             };
-            let Some(output) = output else {
-                let message = "the engine has stopped: the edge node's log says why";
-                return Err(Silence::Failed(ApiError::failed(message)));
-            };
-            let Output {
+            let Entry {
                 chosen,
                 finish,
                 shared_len,
-                ..
-            } = output;
+            } = match next {
+                Next::Token(entry) => entry,
+                Next::Moved(moved) => {
+                    if let Some(piece) = voice.take_rest() {
+                        tell(to, Heard::Piece(piece)).await?;
+                    }
+                    return Ok(Spoken::Moved(moved));
+                }
+                Next::Nothing(message) => return Err(Silence::Failed(ApiError::failed(message))),
+            };
             self.stopwatch.share(shared_len);
             if finish == Some(Finish::EndToken) {
                 self.stopwatch.end_token();
                 let watch = (self.stopwatch, self.cloud, recorder);
-                return end(voice, to, FinishReason::Stop, watch).await;
+                let ended = end(voice, to, FinishReason::Stop, watch).await?;
+                return Ok(Spoken::Ended(ended));
             }
             self.stopwatch.token();
             if voice.say(chosen, self.details)? == Said::StopString {
                 let watch = (self.stopwatch, self.cloud, recorder);
-                return end(voice, to, FinishReason::Stop, watch).await;
+                let ended = end(voice, to, FinishReason::Stop, watch).await?;
+                return Ok(Spoken::Ended(ended));
             }
             if finish == Some(Finish::Length) {
                 let watch = (self.stopwatch, self.cloud, recorder);
-                return end(voice, to, FinishReason::Length, watch).await;
+                let ended = end(voice, to, FinishReason::Length, watch).await?;
+                return Ok(Spoken::Ended(ended));
             }
             if let Some(piece) = voice.take_if_worth_telling(self.details) {
                 tell(to, Heard::Piece(piece)).await?;
@@ -259,6 +323,31 @@ impl<'a> Voice<'a> {
             piece: Piece::default(),
             said: Said::Text,
         }
+    }
+
+    /// As if it had said these tokens: what is held back of them, and where stop strings may begin,
+    /// follows from them alone.
+    fn resume(&mut self, heard: &[TokenId]) -> Result<(), TokenizerError> {
+        let nothing = Details {
+            logprobs: false,
+            token_ids: false,
+        };
+        for token in heard {
+            let chosen = Chosen {
+                token: *token,
+                logprob: 0.0,
+                top: Vec::new(),
+            };
+            self.say(chosen, nothing)?;
+        }
+        self.piece = Piece::default();
+        Ok(())
+    }
+
+    /// What is not told yet, except for text that is held back.
+    fn take_rest(&mut self) -> Option<Piece> {
+        let piece = std::mem::take(&mut self.piece);
+        (!piece.tokens.is_empty()).then_some(piece)
     }
 
     fn say(&mut self, chosen: Chosen, details: Details) -> Result<Said, TokenizerError> {

@@ -20,6 +20,7 @@ use crate::serve::neighbours::NeighbourArgs;
 use crate::serve::origins::{AllowedOrigin, Origins};
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
+use crate::serve::sessions::args::HandoverArgs;
 use crate::wire_codec::WireArgs;
 
 /// Arguments of `edge-node serve`.
@@ -41,6 +42,8 @@ pub struct ServeArgs {
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) neighbours: NeighbourArgs,
+    #[command(flatten)]
+    pub(crate) handover: HandoverArgs,
     #[command(flatten)]
     pub(crate) wire: WireArgs,
     /// Ask the cloud every so many seconds what the names of cloud prompts mean now; 0 never asks

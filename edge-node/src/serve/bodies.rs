@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::serve::answering::{Ended, FinishReason, Heard, Piece, TokenLogprob};
 use crate::serve::fill_log::LayersCame;
 use crate::serve::request::{Endpoint, StreamUsage};
+use crate::serve::sessions::MovedTo;
 use crate::serve::stopwatch::Times;
 use crate::serve::timelines::KvTimes;
 
@@ -192,6 +193,7 @@ impl Events {
             }
             Heard::Piece(piece) => event(&self.piece(piece)),
             Heard::Quiet => ": ping\n\n".to_owned(),
+            Heard::Moved(moved) => moved_event(moved),
             Heard::Ended(ended) => self.end(ended),
             Heard::Failed(error) => event(&error.body()),
         }
@@ -247,6 +249,17 @@ impl Events {
         }
         events + "data: [DONE]\n\n"
     }
+}
+
+/// An event of its own, which OpenAI's clients pass over: where the answer goes on.
+fn moved_event(moved: &MovedTo) -> String {
+    let body = json!({
+        "url": moved.url,
+        "node": moved.addr,
+        "epoch": [moved.epoch.claim, moved.epoch.hop],
+        "next_token": moved.len,
+    });
+    format!("event: handover\ndata: {body}\n\n")
 }
 
 fn event(body: &Value) -> String {

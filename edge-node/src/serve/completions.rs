@@ -9,23 +9,25 @@ use axum::body::Body;
 use axum::extract::Request as HttpRequest;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use edgeprompt_engine::{Generation, Sampler};
+use edgeprompt_engine::{Generation, SessionId};
+use edgeprompt_handover::session::Epoch;
 use edgeprompt_kv::TokenId;
+use edgeprompt_protocol::{PromptName, SessionKey, SessionTerms, Ticket};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::private::PrivateTokens;
 use crate::serve::access::Caller;
-use crate::serve::answering::{Answering, Details, Heard, Piece};
+use crate::serve::answering::{Answering, Details, Heard, Piece, TokenSource};
 use crate::serve::api_error::ApiError;
 use crate::serve::bodies::{Envelope, Events};
 use crate::serve::fields::Fields;
-use crate::serve::generator::Tokens;
 use crate::serve::prompting::{self, Before, Prompt, PromptingError};
 use crate::serve::request::{AskedPrompt, Delivery, Endpoint, Request, StreamUsage};
 use crate::serve::routes::{RequestId, fields};
 use crate::serve::segments::SharedPrompt;
 use crate::serve::server::{App, Server};
+use crate::serve::sessions::{Facts, Reader, ReaderKind, Sessions, terms};
 use crate::serve::stopwatch::{PromptLens, Stopwatch};
 use crate::serve::timelines::Recorder;
 
@@ -34,6 +36,10 @@ const CONTEXT_LEN: usize = 16;
 
 /// The header of an answer that is right and took a longer way.
 const WARNING: &str = "x-edgeprompt-warning";
+/// The headers of an answer that can move.
+const SESSION: &str = "x-edgeprompt-session";
+const TICKET: &str = "x-edgeprompt-ticket";
+const SEED: &str = "x-edgeprompt-seed";
 const CUT_INSIDE_TOKEN: &str = "the cloud prompt was not used: no token ends where it meets the private prompt; end the cloud prompt, or begin the private one, with a space or a new line";
 
 /// Answers a request.
@@ -68,8 +74,13 @@ pub(crate) async fn complete(
     let layer_count = server.model.decoder.layers().len();
     let named = (envelope.id.as_str(), &caller);
     let recorder = server.timelines.begin(named, layer_count, asked_at);
+    if request.follows && server.sessions.is_none() {
+        let message = "this server moves no sessions: handover must be \"forward\"";
+        return Err(ApiError::field("handover", message));
+    }
     let begun = Begun::of(server, request, (&caller, seed, recorder)).await?;
-    let warning = begun.warning;
+    let (warning, session, follows) = (begun.prepared.warning, begun.session, begun.follows);
+    let seed = begun.prepared.terms.seed;
     let heard = begun.answer(server, place, asked_at).begin();
     let mut response = match delivery {
         Delivery::Whole => whole(heard, &envelope).await?,
@@ -79,7 +90,26 @@ pub(crate) async fn complete(
         let warning = HeaderValue::from_static(warning);
         response.headers_mut().insert(WARNING, warning);
     }
+    if let Some((key, ticket)) = session {
+        let secrets = follows.then_some((ticket, seed));
+        name_session(&mut response, key, secrets);
+    }
     Ok(response)
+}
+
+/// Says which session an answer is of, and to whoever follows it what opens it elsewhere.
+fn name_session(response: &mut Response, key: SessionKey, secrets: Option<(Ticket, u64)>) {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut set = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    set(SESSION, key.to_string());
+    if let Some((ticket, seed)) = secrets {
+        set(TICKET, hex(&ticket.0));
+        set(SEED, seed.to_string());
+    }
 }
 
 fn check_model(server: &Server, fields: &Fields) -> Result<(), ApiError> {
@@ -94,34 +124,33 @@ fn unix_time() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// A generation that the engine has taken in. Deliberately not `Debug`.
-struct Begun {
-    tokens: Tokens,
-    recorder: Recorder,
-    cloud: Option<SharedPrompt>,
+/// What is to be generated, before the engine has it. Deliberately not `Debug`.
+struct Prepared {
+    private: PrivateTokens,
+    cloud: Option<(PromptName, SharedPrompt)>,
     context: PrivateTokens,
     lens: PromptLens,
-    stops: Vec<String>,
-    details: Details,
+    terms: SessionTerms,
+    session: Option<SessionId>,
     warning: Option<&'static str>,
 }
 
-impl Begun {
+impl Prepared {
     async fn of(
         server: &Server,
-        request: Request,
-        (caller, seed, recorder): (&Caller, u64, Recorder),
+        request: &mut Request,
+        (caller, seed): (&Caller, u64),
     ) -> Result<Self, ApiError> {
         let cloud = server.cloud_prompt(&request.cloud_prompt).await?;
-        let prompt = prompt(server, request.prompt, cloud.clone()).await?;
+        let asked = std::mem::replace(
+            &mut request.prompt,
+            AskedPrompt::Tokens(PrivateTokens::default()),
+        );
+        let prompt = prompt(server, asked, cloud.clone()).await?;
         let (private, cloud, warning) = match prompt {
             Prompt::Private(private) => (private, cloud, None),
             Prompt::InOnePiece(private) => (private, None, Some(CUT_INSIDE_TOKEN)),
         };
-        let name = server.cloud_prompt_name(&request.cloud_prompt);
-        if let (Some(name), Some(cloud)) = (name, &cloud) {
-            recorder.builds_on(name.clone(), cloud.tokens.len(), cloud.filling.clone());
-        }
         let cloud_tokens = cloud.as_ref().map_or(&[][..], |cloud| &cloud.tokens);
         let lens = PromptLens {
             cloud: cloud_tokens.len(),
@@ -129,41 +158,96 @@ impl Begun {
             shared: 0,
         };
         let max_tokens = server.capacity.max_tokens(request.max_tokens, lens)?;
-        let whole = [cloud_tokens, private.for_engine()].concat();
-        let mut sampler = Sampler::new(request.sampling, seed, &whole);
-        if let Some(count) = request.top_logprobs {
-            sampler = sampler.with_logprobs(count);
-        }
+        let end_tokens = match request.ignore_eos {
+            true => &[][..],
+            false => &server.model.config.eos,
+        };
+        let terms = terms(
+            &request.sampling,
+            seed,
+            (max_tokens, end_tokens),
+            (&request.stops, request.top_logprobs),
+        );
         let session = request.session;
         let session =
             session.map(|name| caller.session(name, cloud.as_ref().map(|cloud| cloud.id)));
-        let generation = Generation {
-            prompt: private.for_engine().to_vec(),
-            segment: cloud.as_ref().map(|cloud| cloud.segment.clone()),
+        let name = server.cloud_prompt_name(&request.cloud_prompt);
+        Ok(Self {
+            context: end_of(&[cloud_tokens, private.for_engine()].concat()),
+            private,
+            cloud: name.cloned().zip(cloud),
+            lens,
+            terms,
             session,
-            sampler,
-            max_tokens,
-            end_tokens: match request.ignore_eos {
-                true => Vec::new(),
-                false => server.model.config.eos.clone(),
-            },
+            warning,
+        })
+    }
+
+    fn facts(&self, (key, ticket): (SessionKey, Ticket), caller: &Caller, follows: bool) -> Facts {
+        Facts {
+            key,
+            ticket,
+            caller: Some(caller.clone()),
+            follows,
+            prompt: self.private.clone(),
+            context: self.context.clone(),
+            cloud: self.cloud.clone(),
+            terms: self.terms.clone(),
+        }
+    }
+}
+
+/// A generation that the engine has taken in. Deliberately not `Debug`.
+struct Begun {
+    tokens: TokenSource,
+    /// Of a session, if it may move: its name, and what opens it.
+    session: Option<(SessionKey, Ticket)>,
+    recorder: Recorder,
+    prepared: Prepared,
+    heard: PrivateTokens,
+    details: Details,
+    follows: bool,
+}
+
+impl Begun {
+    async fn of(
+        server: &Server,
+        mut request: Request,
+        (caller, seed, recorder): (&Caller, u64, Recorder),
+    ) -> Result<Self, ApiError> {
+        let prepared = Prepared::of(server, &mut request, (caller, seed)).await?;
+        if let Some((name, cloud)) = &prepared.cloud {
+            recorder.builds_on(name.clone(), cloud.tokens.len(), cloud.filling.clone());
+        }
+        let named = Sessions::name();
+        let facts = prepared.facts(named, caller, request.follows);
+        let generation = Generation {
+            session: prepared.session,
+            ..facts.generation()
         };
         let tokens = server
             .generator
             .generate_recorded(generation, recorder.clone());
         let tokens = tokens.await?;
+        let kind = match request.follows {
+            true => ReaderKind::Following,
+            false => ReaderKind::Staying,
+        };
+        let (tokens, session) = match &server.sessions {
+            Some(sessions) => {
+                let reader = sessions.begin(facts, tokens, kind);
+                (TokenSource::Session(reader), Some(named))
+            }
+            None => (TokenSource::Engine(tokens), None),
+        };
         Ok(Self {
             tokens,
+            session,
             recorder,
-            cloud,
-            context: end_of(&whole),
-            lens,
-            stops: request.stops,
-            details: Details {
-                logprobs: request.top_logprobs.is_some(),
-                token_ids: request.return_token_ids,
-            },
-            warning,
+            prepared,
+            heard: PrivateTokens::default(),
+            details: details(&request),
+            follows: request.follows,
         })
     }
 
@@ -171,14 +255,94 @@ impl Begun {
         Answering {
             model: Arc::clone(&server.model),
             tokens: self.tokens,
-            cloud: self.cloud,
-            context: self.context,
-            stops: self.stops,
+            heard: self.heard,
+            cloud: self.prepared.cloud.map(|(_, cloud)| cloud),
+            context: self.prepared.context,
+            stops: self.prepared.terms.stops,
             details: self.details,
-            stopwatch: Stopwatch::start(self.lens, asked_at),
+            stopwatch: Stopwatch::start(self.prepared.lens, asked_at),
             recorder: self.recorder,
             place,
         }
+    }
+}
+
+/// A session that its reader comes back to. Deliberately not `Debug`.
+pub(crate) struct Reading {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) id: String,
+    pub(crate) key: SessionKey,
+    pub(crate) ticket: Ticket,
+    pub(crate) epoch: Epoch,
+    /// The answer so far.
+    pub(crate) heard: Vec<TokenId>,
+    /// What reads it; `None` if it is to be begun again from what the reader brings.
+    pub(crate) reader: Option<Reader>,
+}
+
+/// Goes on with an answer that was asked for elsewhere, with the fields of that request.
+///
+/// # Errors
+/// [`ApiError`].
+pub(crate) async fn read(
+    server: &Server,
+    (fields, reading): (Fields, Reading),
+    (caller, asked_at): (&Caller, Instant),
+) -> Result<Response, ApiError> {
+    let place = caller.place()?;
+    check_model(server, &fields)?;
+    let mut request = Request::parse(reading.endpoint, &fields)?;
+    drop(fields);
+    let Delivery::Stream(usage) = request.delivery else {
+        return Err(ApiError::field("request", "only a stream can be followed"));
+    };
+    let is_new = reading.reader.is_none();
+    if is_new && request.seed.is_none() && request.sampling.temperature != 0.0 {
+        let message =
+            "an answer that is begun again needs the seed that the header x-edgeprompt-seed told";
+        return Err(ApiError::field("request", message));
+    }
+    let seed = request.seed.unwrap_or_default();
+    let envelope = Envelope {
+        endpoint: reading.endpoint,
+        id: reading.id,
+        created: unix_time(),
+        model: server.name.clone(),
+        logprobs: request.top_logprobs.is_some(),
+        token_ids: true,
+    };
+    let layer_count = server.model.decoder.layers().len();
+    let named = (envelope.id.as_str(), caller);
+    let recorder = server.timelines.begin(named, layer_count, asked_at);
+    let prepared = Prepared::of(server, &mut request, (caller, seed)).await?;
+    let (key, ticket) = (reading.key, reading.ticket);
+    let reader = match (reading.reader, &server.sessions) {
+        (Some(reader), _) => reader,
+        (None, Some(sessions)) => {
+            let facts = prepared.facts((key, ticket), caller, true);
+            sessions.take(facts, (reading.epoch, &reading.heard))
+        }
+        (None, None) => return Err(ApiError::not_found("this server moves no sessions")),
+    };
+    let begun = Begun {
+        tokens: TokenSource::Session(reader),
+        session: Some((key, ticket)),
+        recorder,
+        prepared,
+        heard: PrivateTokens::new(reading.heard),
+        details: details(&request),
+        follows: true,
+    };
+    let heard = begun.answer(server, place, asked_at).begin();
+    let mut response = streamed(heard, envelope, usage);
+    name_session(&mut response, key, None);
+    Ok(response)
+}
+
+const fn details(request: &Request) -> Details {
+    Details {
+        logprobs: request.top_logprobs.is_some(),
+        token_ids: request.return_token_ids,
     }
 }
 
@@ -226,6 +390,8 @@ async fn whole(
             Heard::Quiet => {}
             Heard::Ended(ended) => return Ok(Json(envelope.whole(&whole, &ended)).into_response()),
             Heard::Failed(error) => return Err(error),
+            // Only whoever follows is told, and follows a stream.
+            Heard::Moved(_) => break,
         }
     }
     Err(ApiError::failed("the answer broke off"))

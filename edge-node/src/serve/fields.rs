@@ -26,6 +26,16 @@ impl Fields {
         }
     }
 
+    /// An object within a request.
+    ///
+    /// # Errors
+    /// [`ApiError`] if it is there and not an object.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Self>, ApiError> {
+        self.read(name, "a JSON object", |value| {
+            value.as_object().cloned().map(Self)
+        })
+    }
+
     /// A field that is there and not `null`.
     pub(crate) fn value(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())

@@ -1,6 +1,7 @@
 //! Counters that say zero before anything has happened: one that appears first with a one has no rate,
 //! and an alert on it sleeps through the first failure.
 
+use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_telemetry::names;
 use metrics::counter;
 
@@ -21,6 +22,7 @@ pub(crate) fn begin() {
         names::EDGE_GENERATION_TOKENS_TOTAL,
         names::EDGE_KV_BYTES_TRANSFERRED_TOTAL,
         names::EDGE_KV_BYTES_SENT_TOTAL,
+        names::EDGE_HANDOVER_KV_BYTES_TOTAL,
     ] {
         counter!(name).increment(0);
     }
@@ -34,6 +36,12 @@ pub(crate) fn begin() {
     }
     for source in Source::LABELS {
         counter!(names::EDGE_KV_PLANS_TOTAL, names::SOURCE => source).increment(0);
+    }
+    for kind in Strategy::ALL.map(Strategy::name) {
+        for result in ["moved", "given_up"] {
+            counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => kind, names::RESULT => result)
+                .increment(0);
+        }
     }
     for reason in Failed::ALL.map(Failed::label) {
         counter!(names::EDGE_KV_DISK_FAILED_TOTAL, names::REASON => reason).increment(0);

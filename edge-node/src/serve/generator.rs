@@ -3,15 +3,17 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use edgeprompt_engine::{
-    Engine, EngineLimits, Finish, Generation, Output, PassEvent, ScheduledRow, SequenceId,
-    SubmitError,
+    Engine, EngineLimits, Finish, Generation, KvChunk, NotRestored, Output, PassEvent, Progressed,
+    ScheduledRow, SequenceId, SubmitError,
 };
+use edgeprompt_kv::TokenId;
 use edgeprompt_model::Model;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,11 +43,82 @@ enum Command {
     Submit {
         generation: Box<Generation>,
         recorder: Option<Recorder>,
+        /// Of one that was begun elsewhere.
+        begun: Option<Begun>,
         taken_in: oneshot::Sender<Result<Submitted, SubmitError>>,
     },
     Cancel(SequenceId),
+    /// Something about a generation that is on its way to or from another node.
+    Moving(SequenceId, Moving),
     /// A layer of a cloud prompt has come.
     Wake,
+}
+
+/// What is known of a generation that was begun elsewhere: it is held until it is released.
+pub(crate) struct Begun {
+    /// The answer so far.
+    pub(crate) answered: Vec<TokenId>,
+    /// Private tokens that may be computed before.
+    pub(crate) compute_max: usize,
+}
+
+enum Moving {
+    Hold(usize, oneshot::Sender<Progressed>),
+    Release,
+    Extend(Vec<TokenId>),
+    TakeOut(Range<usize>, oneshot::Sender<KvChunk>),
+    PutIn(KvChunk, oneshot::Sender<Result<Progressed, NotRestored>>),
+    Progress(oneshot::Sender<Progressed>),
+}
+
+/// Moves a generation between nodes. It keeps nothing alive: [`Tokens`] does.
+#[derive(Clone, Debug)]
+pub(crate) struct Mover {
+    id: SequenceId,
+    commands: Sender<Command>,
+}
+
+impl Mover {
+    /// Stops the generation between two tokens; `None` if it has ended.
+    pub(crate) async fn hold(&self, compute_max: usize) -> Option<Progressed> {
+        self.ask(|reply| Moving::Hold(compute_max, reply)).await
+    }
+
+    /// Lets it go on.
+    pub(crate) fn release(&self) {
+        self.tell(Moving::Release);
+    }
+
+    /// More of the answer is known.
+    pub(crate) fn extend(&self, answered: Vec<TokenId>) {
+        self.tell(Moving::Extend(answered));
+    }
+
+    /// Keys and values that are computed, as far as they are; `None` if none is.
+    pub(crate) async fn take_out(&self, tokens: Range<usize>) -> Option<KvChunk> {
+        self.ask(|reply| Moving::TakeOut(tokens, reply)).await
+    }
+
+    /// Puts keys and values in; `None` if the generation has ended.
+    pub(crate) async fn put_in(&self, chunk: KvChunk) -> Option<Result<Progressed, NotRestored>> {
+        self.ask(|reply| Moving::PutIn(chunk, reply)).await
+    }
+
+    /// How far it is; `None` if it has ended.
+    pub(crate) async fn progress(&self) -> Option<Progressed> {
+        self.ask(Moving::Progress).await
+    }
+
+    async fn ask<T>(&self, moving: impl FnOnce(oneshot::Sender<T>) -> Moving) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(moving(reply));
+        answer.await.ok()
+    }
+
+    fn tell(&self, moving: Moving) {
+        // An engine that has stopped has no generations to move.
+        let _ = self.commands.send(Command::Moving(self.id, moving));
+    }
 }
 
 struct Submitted {
@@ -85,7 +158,19 @@ impl Generator {
     /// # Errors
     /// [`GenerateError`].
     pub async fn generate(&self, generation: Generation) -> Result<Tokens, GenerateError> {
-        self.submit(generation, None).await
+        self.submit(generation, (None, None)).await
+    }
+
+    /// Takes in a generation that was begun elsewhere, and holds it.
+    ///
+    /// # Errors
+    /// [`GenerateError`].
+    pub(crate) async fn hold(
+        &self,
+        generation: Generation,
+        begun: Begun,
+    ) -> Result<Tokens, GenerateError> {
+        self.submit(generation, (None, Some(begun))).await
     }
 
     /// As [`Generator::generate`]; writes down when what happened.
@@ -97,18 +182,19 @@ impl Generator {
         generation: Generation,
         recorder: Recorder,
     ) -> Result<Tokens, GenerateError> {
-        self.submit(generation, Some(recorder)).await
+        self.submit(generation, (Some(recorder), None)).await
     }
 
     async fn submit(
         &self,
         generation: Generation,
-        recorder: Option<Recorder>,
+        (recorder, begun): (Option<Recorder>, Option<Begun>),
     ) -> Result<Tokens, GenerateError> {
         let (taken_in, answer) = oneshot::channel();
         let submit = Command::Submit {
             generation: Box::new(generation),
             recorder,
+            begun,
             taken_in,
         };
         self.commands
@@ -139,6 +225,14 @@ impl Generator {
 }
 
 impl Tokens {
+    /// Moves the generation.
+    pub(crate) fn mover(&self) -> Mover {
+        Mover {
+            id: self.submitted.id,
+            commands: self.commands.clone(),
+        }
+    }
+
     /// The next token; `None` after the last, and without a last one if the engine has stopped.
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Output> {
@@ -205,13 +299,21 @@ impl Worker {
             Command::Submit {
                 generation,
                 recorder,
+                begun,
                 taken_in,
             } => {
                 // Room for every token, so that a slow reader holds up nobody: a token is small.
                 let room = NonZeroUsize::new(generation.max_tokens).unwrap_or(NonZeroUsize::MIN);
                 let room = room.get().min(self.engine.context_len_max());
                 let prompt = prompt_tokens(&generation);
-                let submitted = self.engine.submit(*generation).map(|id| {
+                let submitted = match begun {
+                    None => self.engine.submit(*generation),
+                    Some(Begun {
+                        answered,
+                        compute_max,
+                    }) => self.engine.submit_held(*generation, &answered, compute_max),
+                };
+                let submitted = submitted.map(|id| {
                     let (sender, outputs) = mpsc::channel(room);
                     self.outputs.insert(id, sender);
                     self.expected.insert(id, Expected { prompt, recorder });
@@ -223,7 +325,31 @@ impl Worker {
                 }
             }
             Command::Cancel(id) => self.forget(id),
+            Command::Moving(id, moving) => self.move_one(id, moving),
             Command::Wake => {}
+        }
+    }
+
+    /// Whoever asked may be gone; a generation that has ended is answered by silence.
+    fn move_one(&mut self, id: SequenceId, moving: Moving) {
+        match moving {
+            Moving::Hold(compute_max, reply) => {
+                self.engine.hold(id, compute_max);
+                let _ = self.engine.progress(id).map(|at| reply.send(at));
+            }
+            Moving::Release => self.engine.release(id),
+            Moving::Extend(answered) => self.engine.extend(id, &answered),
+            Moving::TakeOut(tokens, reply) => {
+                let _ = self.engine.take_out(id, tokens).map(|kv| reply.send(kv));
+            }
+            Moving::PutIn(chunk, reply) => {
+                let put = self.engine.put_in(id, chunk);
+                let at = self.engine.progress(id);
+                let _ = at.map(|at| reply.send(put.map(|()| at)));
+            }
+            Moving::Progress(reply) => {
+                let _ = self.engine.progress(id).map(|at| reply.send(at));
+            }
         }
     }
 
@@ -297,7 +423,6 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use edgeprompt_engine::{Sampler, SamplingParams};
-    use edgeprompt_kv::TokenId;
     use edgeprompt_model::ModelShape;
 
     fn start() -> Generator {

@@ -87,6 +87,8 @@ pub(crate) struct Request {
     pub(crate) top_logprobs: Option<usize>,
     pub(crate) ignore_eos: bool,
     pub(crate) return_token_ids: bool,
+    /// Whether the client goes where its session goes.
+    pub(crate) follows: bool,
     pub(crate) delivery: Delivery,
 }
 
@@ -107,6 +109,8 @@ impl Request {
             return Err(ApiError::field(name, format!("{name} must be at least 1")));
         }
         let max_tokens = max_tokens.map(|(_, count)| count);
+        let delivery = delivery(fields)?;
+        let follows = follows(fields, delivery)?;
         Ok(Self {
             prompt: prompt(endpoint, fields)?,
             cloud_prompt: cloud_prompt(fields)?,
@@ -120,8 +124,10 @@ impl Request {
             stops: stops(fields)?,
             top_logprobs: top_logprobs(endpoint, fields)?,
             ignore_eos: fields.flag("ignore_eos")?,
-            return_token_ids: fields.flag("return_token_ids")?,
-            delivery: delivery(fields)?,
+            // Whoever goes on elsewhere brings the answer so far.
+            return_token_ids: follows || fields.flag("return_token_ids")?,
+            follows,
+            delivery,
         })
     }
 }
@@ -332,6 +338,21 @@ fn top_logprobs(endpoint: Endpoint, fields: &Fields) -> Result<Option<usize>, Ap
         return Err(ApiError::field(name, message));
     }
     Ok(count)
+}
+
+fn follows(fields: &Fields, delivery: Delivery) -> Result<bool, ApiError> {
+    let read = |value: &Value| match value.as_str()? {
+        "forward" => Some(false),
+        "follow" => Some(true),
+        _ => None,
+    };
+    let follows = fields.read("handover", "\"forward\" or \"follow\"", read)?;
+    let follows = follows.unwrap_or(false);
+    if follows && delivery == Delivery::Whole {
+        let message = "handover \"follow\" needs stream to be true";
+        return Err(ApiError::field("handover", message));
+    }
+    Ok(follows)
 }
 
 fn delivery(fields: &Fields) -> Result<Delivery, ApiError> {

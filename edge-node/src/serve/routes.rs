@@ -22,6 +22,7 @@ use crate::serve::page::page;
 use crate::serve::request::Endpoint;
 use crate::serve::segments::{OnDisk, SharedPrompt};
 use crate::serve::server::{App, Server};
+use crate::serve::sessions::routes as sessions;
 use crate::serve::status::{status, timeline};
 use crate::serve::timelines::describe;
 use crate::serve::tokens::{detokenize, tokenize};
@@ -45,6 +46,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(model))
         .route("/v1/cloud-prompts", get(cloud_prompts))
         .route("/v1/cloud-prompts/{name}", get(cloud_prompt))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{id}/handover", post(sessions::hand_over))
+        .route("/v1/sessions/{id}/read", post(sessions::go_on))
+        .route("/v1/handovers", post(sessions::hand_over_many))
         .route("/v1/status", get(status))
         .route("/v1/requests/{id}/timeline", get(timeline))
         .route("/tokenize", post(tokenize))

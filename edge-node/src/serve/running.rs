@@ -31,6 +31,7 @@ use crate::serve::neighbourly::Neighbourly;
 use crate::serve::routes::router;
 use crate::serve::segments::{CloudPrompts, SharedPromptError};
 use crate::serve::server::{App, Capacity, Server};
+use crate::serve::sessions::Node;
 use crate::serve::sources::Sources;
 use crate::serve::status_line;
 use crate::serve::timelines::Timelines;
@@ -86,7 +87,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let _ = stopped.await;
     }));
     runtime.spawn(keep_up(Arc::clone(&app)));
-    let (server, uplink) = load(args, &runtime)?;
+    let (server, uplink) = load(args, &runtime, format!("{scheme}://{addr}"))?;
     let server = app.server.get_or_init(|| server);
     let prompts = server.prompts.clone();
     let tally = server.generator.tally().clone();
@@ -142,7 +143,11 @@ fn scheme(security: &Security, addr: SocketAddr) -> &'static str {
 }
 
 /// Loads everything that answers; also the way to the cloud, to be closed at the end.
-fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>), Failure> {
+fn load(
+    args: &ServeArgs,
+    runtime: &Runtime,
+    url: String,
+) -> Result<(Server, Option<Uplink>), Failure> {
     let model = Arc::new(args.model.open()?);
     let capacity = Capacity::new(&model, args.capacity());
     if capacity.pool_len() == 0 {
@@ -165,6 +170,7 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
     let generator = Generator::start(Arc::clone(&model), limits);
     let generator = generator.map_err(Failure::of(Exit::Usage))?;
     let filler = Filler::new(Arc::clone(&model), generator.clone(), speed);
+    let prompts = CloudPrompts::new(sources, filler, mib(args.cloud_kv_mib));
     let (root, name) = args.root_and_name();
     if let Some(first_word) = first_word {
         runtime.block_on(first_word.wait(&args.cloud.addr, &model))?;
@@ -175,6 +181,14 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
         private_tokens = capacity.pool_len(),
         "ready to generate"
     );
+    let node = Node {
+        model: Arc::clone(&model),
+        generator: generator.clone(),
+        prompts: prompts.clone(),
+        speed,
+    };
+    let sessions = args.handover.open(runtime, || args.identity(), (node, url));
+    let (sessions, _listening) = sessions?.unzip();
     let server = Server {
         model,
         name,
@@ -185,7 +199,8 @@ fn load(args: &ServeArgs, runtime: &Runtime) -> Result<(Server, Option<Uplink>),
         began_at: Instant::now(),
         capacity,
         generator,
-        prompts: CloudPrompts::new(sources, filler, mib(args.cloud_kv_mib)),
+        prompts,
+        sessions,
         uplink: uplink.clone(),
         timelines: Timelines::default(),
         prefetched: args.cloud_prompts.clone(),

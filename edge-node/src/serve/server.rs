@@ -18,6 +18,7 @@ use crate::serve::origins::Origins;
 use crate::serve::prompting::Seam;
 use crate::serve::request::AskedCloudPrompt;
 use crate::serve::segments::{CloudPrompts, SharedPrompt};
+use crate::serve::sessions::Sessions;
 use crate::serve::stopwatch::PromptLens;
 use crate::serve::timelines::Timelines;
 use crate::uplink::Uplink;
@@ -67,6 +68,8 @@ pub(crate) struct Server {
     /// Fetched at the start; the first is the default.
     pub(crate) prefetched: Vec<PromptName>,
     pub(crate) seam: Seam,
+    /// Answers that may move to other edges, if they may.
+    pub(crate) sessions: Option<Sessions>,
     /// Set once all of them were there: what gives way later comes again when it is asked for.
     pub(crate) was_ready: OnceLock<()>,
 }

@@ -27,6 +27,8 @@ pub(crate) struct Edge {
     pub(crate) addr: String,
     /// Where neighbours may ask, if they may.
     pub(crate) peer_addr: Option<String>,
+    /// Where other edges may bring sessions, if they may.
+    pub(crate) session_addr: Option<String>,
     log: PathBuf,
     process: Child,
 }
@@ -60,10 +62,11 @@ impl Edge {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let (mut addr, mut peer_addr) = (None, None);
+        let (mut addr, mut peer_addr, mut session_addr) = (None, None, None);
         for line in lines.map(Result::unwrap) {
             let after = |prefix: &str| line.strip_prefix(prefix).map(str::to_owned);
             peer_addr = peer_addr.or_else(|| after("listening for neighbours on "));
+            session_addr = session_addr.or_else(|| after("listening for sessions on "));
             addr = after("listening on ");
             if addr.is_some() {
                 break;
@@ -74,6 +77,7 @@ impl Edge {
         Self {
             addr: addr.to_owned(),
             peer_addr,
+            session_addr,
             log,
             process,
         }

@@ -98,6 +98,12 @@ impl Reading {
         }
     }
 
+    /// A header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.head.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     fn is_chunked(&self) -> bool {
         self.head
             .contains(&("transfer-encoding".to_owned(), "chunked".to_owned()))

@@ -4,6 +4,7 @@
 
 mod codecs;
 mod edge;
+mod handover;
 mod health;
 mod http;
 mod page;

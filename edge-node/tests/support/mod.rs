@@ -56,6 +56,22 @@ impl Cluster {
         command
     }
 
+    /// One more edge, invited for itself.
+    #[allow(dead_code, reason = "not every test program needs more edges")]
+    pub(crate) fn invite(&self, identity: &str) {
+        let invited = run(Command::new(cloud_node())
+            .args(["invite", "--identity"])
+            .arg(self.dir.path().join("cloud")));
+        let joined = run(Command::new(edge_node())
+            .args([
+                "join",
+                stdout(&invited).split_whitespace().last().unwrap(),
+                "--identity",
+            ])
+            .arg(self.dir.path().join(identity)));
+        assert!(joined.status.success(), "{}", stderr(&joined));
+    }
+
     /// `edge-node ask` of the edge that joined.
     pub(crate) fn ask(&self, args: &[&str]) -> Output {
         self.asking("edge", &self.addr, args)

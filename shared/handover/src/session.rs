@@ -128,7 +128,7 @@ pub enum ToSource {
 }
 
 /// What a reader may want of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
     /// To read a session that the node has. One that knows nothing of it declines: it may have known,
     /// and given it away.

@@ -24,8 +24,8 @@ pub use layer::{
     LayerTimings, LayerTrailer, TrailerError,
 };
 pub use peer::{
-    AnswerToken, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews, Reading, SessionKey,
-    SessionOffer, SessionTerms, Ticket,
+    AnswerToken, LastToken, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews, Reading,
+    SessionKey, SessionOffer, SessionTerms, Ticket,
 };
 pub use peer_kv::{KV_CHUNK_BYTES_MAX, KV_CHUNK_HEADER_BYTES, KvChunkError, KvChunkHeader};
 pub use prompt::{

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use edgeprompt_handover::session::{ClaimReply, Epoch, ToSource, ToTarget};
+use edgeprompt_handover::session::{Claim, ClaimReply, Epoch, ToSource, ToTarget};
 use edgeprompt_kv::{KvDtype, KvGeometry, ModelDigest, PromptId, TokenId};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,8 @@ pub struct Reading {
     pub ticket: Ticket,
     /// Under which right.
     pub epoch: Epoch,
+    /// What it wants.
+    pub claim: Claim,
     /// The next token.
     pub from: u32,
 }
@@ -162,6 +164,15 @@ pub struct MoveAnswer {
     pub url: Option<String>,
 }
 
+/// Why a token is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LastToken {
+    /// It says so, and is not part of the answer.
+    EndToken,
+    /// The answer is as long as it may be.
+    Length,
+}
+
 /// Why an edge does not take a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum MoveRefusal {
@@ -197,20 +208,13 @@ pub enum ReaderNews {
         index: u32,
         /// The token.
         token: AnswerToken,
+        /// Whether it is the last, and why.
+        last: Option<LastToken>,
     },
     /// Nothing new, but it will come.
     Alive {
         /// Under which right.
         epoch: Epoch,
-    },
-    /// The answer has ended.
-    Ended {
-        /// Under which right.
-        epoch: Epoch,
-        /// Its tokens, an end token not among them.
-        len: u32,
-        /// Whether the model ended it.
-        by_end_token: bool,
     },
     /// The session has moved.
     Moved {
@@ -314,7 +318,7 @@ impl ReaderNews {
             Self::Token { token, .. } => token.check(),
             Self::Claim(_, addr) => check_url(addr.as_ref()),
             Self::Moved { addr, .. } => check_url(Some(addr)),
-            Self::Declined | Self::Alive { .. } | Self::Ended { .. } | Self::Broken => Ok(()),
+            Self::Declined | Self::Alive { .. } | Self::Broken => Ok(()),
         }
     }
 }

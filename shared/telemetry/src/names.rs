@@ -62,6 +62,13 @@ pub const EDGE_KV_PLAN_ACTUAL_SECONDS: &str = "edge_kv_plan_actual_seconds";
 /// Histogram: how much longer it took than the best alternative was predicted to take; its sum is the
 /// planner's regret.
 pub const EDGE_KV_PLAN_REGRET_SECONDS: &str = "edge_kv_plan_regret_seconds";
+/// Counter, by [`KIND`] and [`RESULT`]: sessions that were to move to another edge.
+pub const EDGE_HANDOVER_TOTAL: &str = "edge_handover_total";
+/// Counter: bytes of private keys and values sent to other edges.
+pub const EDGE_HANDOVER_KV_BYTES_TOTAL: &str = "edge_handover_kv_bytes_total";
+/// Histogram: from a session's last token here to its first from the node it moved to, as a user who
+/// stays here sees it.
+pub const EDGE_HANDOVER_INTERRUPTION_SECONDS: &str = "edge_handover_interruption_seconds";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
 pub const EDGE_KV_SOURCE_ANSWERS_TOTAL: &str = "edge_kv_source_answers_total";
 /// Counter, by [`REASON`]: questions to the cloud that brought no answer, or none for this model.
@@ -80,6 +87,11 @@ pub const REASON: &str = "reason";
 pub const SOURCE: &str = "source";
 /// The label of why an answer ended, in OpenAI's words.
 pub const FINISHED_REASON: &str = "finished_reason";
+
+/// The label of what was done: for a handover, its strategy.
+pub const KIND: &str = "kind";
+/// The label of what came of it: for a handover, `moved` or `given_up`.
+pub const RESULT: &str = "result";
 
 /// vLLM's buckets of `vllm:time_to_first_token_seconds`.
 pub const TIME_TO_FIRST_TOKEN_BUCKETS: &[f64] = &[
@@ -264,6 +276,21 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_PLAN_REGRET_SECONDS,
         TIME_TO_FIRST_TOKEN_BUCKETS,
         "How much longer it took than the best alternative was predicted to take.",
+    ),
+    counter(
+        EDGE_HANDOVER_TOTAL,
+        Unit::Count,
+        "Sessions that were to move to another edge, by how and by what came of it.",
+    ),
+    counter(
+        EDGE_HANDOVER_KV_BYTES_TOTAL,
+        Unit::Bytes,
+        "Bytes of private keys and values sent to other edges.",
+    ),
+    seconds(
+        EDGE_HANDOVER_INTERRUPTION_SECONDS,
+        INTER_TOKEN_LATENCY_BUCKETS,
+        "From a session's last token here to its first from the node it moved to.",
     ),
     counter(
         EDGE_KV_SOURCE_ANSWERS_TOTAL,

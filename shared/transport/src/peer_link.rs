@@ -148,6 +148,11 @@ impl PeerLink {
         self.connection.remote_address()
     }
 
+    /// Whether it has not been lost or closed.
+    pub fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
     /// Returns once the link is gone.
     pub async fn closed(&self) {
         self.connection.closed().await;

@@ -77,6 +77,22 @@ impl Seat {
         }
     }
 
+    /// The highest epoch heard of.
+    pub const fn latest(&self) -> Epoch {
+        match &self.role {
+            Role::Source(source) => source.latest(),
+            Role::Target(target) => target.epoch(),
+        }
+    }
+
+    /// The right that is, or was last, here; of a session that is still to come, the one it has there.
+    pub const fn last_owned(&self) -> Epoch {
+        match &self.role {
+            Role::Source(source) => source.epoch(),
+            Role::Target(target) => target.epoch(),
+        }
+    }
+
     /// How far a move from here is; `None` without one.
     pub const fn phase(&self) -> Option<HandoverPhase> {
         match &self.role {
@@ -96,10 +112,7 @@ impl Seat {
     /// Whether an offer is news: of a session that is owned elsewhere under a higher epoch than any
     /// that this node has heard of. It needs room then, and a new seat.
     pub fn is_new_offer(&self, epoch: Epoch) -> bool {
-        match &self.role {
-            Role::Source(source) => epoch > source.latest(),
-            Role::Target(target) => epoch > target.epoch(),
-        }
+        epoch > self.latest()
     }
 
     /// The session is to move.

@@ -97,6 +97,11 @@ impl Source {
         }
     }
 
+    /// The right that is, or was last, here.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// The highest epoch heard of: of the right held, or of the latest move.
     pub const fn latest(&self) -> Epoch {
         self.latest

@@ -96,6 +96,20 @@ impl<N: Copy + PartialEq> Ue<N> {
         }
     }
 
+    /// The reader of a session that has had `next` tokens of it under a right.
+    pub fn resuming(
+        now: Duration,
+        at: N,
+        (epoch, next): (Epoch, usize),
+        patience: Patience,
+    ) -> Self {
+        Self {
+            epoch,
+            next,
+            ..Self::new(now, at, patience)
+        }
+    }
+
     /// The right that counts.
     pub const fn epoch(&self) -> Epoch {
         self.epoch

@@ -1,0 +1,269 @@
+//! The answer of a session as it grows, wherever it is generated, and those who read it here.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use edgeprompt_engine::{Chosen, Finish};
+use edgeprompt_handover::session::Epoch;
+use edgeprompt_kv::TokenId;
+use edgeprompt_protocol::{AnswerToken, LastToken};
+use tokio::sync::{Notify, watch};
+
+/// A token of an answer. Deliberately not `Debug`: it follows from the private prompt.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) chosen: Chosen,
+    pub(crate) finish: Option<Finish>,
+    /// Tokens of the private prompt that its session had computed before.
+    pub(crate) shared_len: usize,
+}
+
+/// Where a session has moved to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MovedTo {
+    /// The right that the target has.
+    pub(crate) epoch: Epoch,
+    /// The target, as nodes reach it.
+    pub(crate) addr: String,
+    /// And as users do, if it said so.
+    pub(crate) url: Option<String>,
+    /// Tokens before.
+    pub(crate) len: usize,
+}
+
+/// How a session stands at this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Generated here.
+    Here(Epoch),
+    /// Elsewhere.
+    Moved(MovedTo),
+    /// Nowhere any more.
+    Broken,
+}
+
+/// What a reader is told.
+pub(crate) enum News {
+    /// A token, and its place in the answer.
+    Entry(usize, Entry),
+    /// The session has moved; only to readers that follow it.
+    Moved(MovedTo),
+    /// There will be no more.
+    Broken,
+}
+
+/// Whether a reader goes where the session goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReaderKind {
+    /// It stays, and knows nothing of moves.
+    Staying,
+    /// It follows.
+    Following,
+}
+
+/// The answer so far. Deliberately not `Debug`.
+pub(crate) struct Log {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<()>,
+    staying: AtomicUsize,
+    gone: Notify,
+}
+
+struct Inner {
+    entries: Vec<Entry>,
+    standing: Standing,
+}
+
+impl Log {
+    pub(crate) fn new(standing: Standing) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                entries: Vec::new(),
+                standing,
+            }),
+            changed: watch::Sender::new(()),
+            staying: AtomicUsize::new(0),
+            gone: Notify::new(),
+        })
+    }
+
+    pub(crate) fn push(&self, entry: Entry) {
+        self.lock().entries.push(entry);
+        self.changed.send_replace(());
+    }
+
+    /// Tokens that a reader or a source brought.
+    pub(crate) fn extend(&self, tokens: impl IntoIterator<Item = AnswerToken>) {
+        self.lock().entries.extend(tokens.into_iter().map(entry));
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn stands(&self, standing: Standing) {
+        self.lock().standing = standing;
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.lock().standing.clone()
+    }
+
+    /// Tokens so far.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Whether the last token has come.
+    pub(crate) fn has_ended(&self) -> bool {
+        let inner = self.lock();
+        inner
+            .entries
+            .last()
+            .is_some_and(|last| last.finish.is_some())
+    }
+
+    /// The tokens from `from` on, for the engine.
+    pub(crate) fn tokens(&self, from: usize) -> Vec<TokenId> {
+        let inner = self.lock();
+        let entries = inner.entries.iter().skip(from);
+        entries.map(|entry| entry.chosen.token).collect()
+    }
+
+    /// The tokens of a range, for another node.
+    pub(crate) fn answer(&self, range: std::ops::Range<usize>) -> Vec<AnswerToken> {
+        let inner = self.lock();
+        let entries = inner.entries.iter().skip(range.start).take(range.len());
+        entries.map(answer_token).collect()
+    }
+
+    /// Overwrites and forgets what is private.
+    pub(crate) fn wipe(&self) {
+        let mut inner = self.lock();
+        for entry in &mut inner.entries {
+            entry.chosen.token = TokenId(0);
+            entry.chosen.top.clear();
+        }
+        inner.entries.clear();
+    }
+
+    /// Reads from token `next` on.
+    pub(crate) fn reader(self: &Arc<Self>, next: usize, kind: ReaderKind) -> Reader {
+        if kind == ReaderKind::Staying {
+            self.staying.fetch_add(1, Ordering::Relaxed);
+        }
+        Reader {
+            changed: self.changed.subscribe(),
+            log: Arc::clone(self),
+            next,
+            kind,
+        }
+    }
+
+    pub(crate) fn reader_count(&self) -> usize {
+        self.changed.receiver_count()
+    }
+
+    /// Readers that stay.
+    pub(crate) fn staying_count(&self) -> usize {
+        self.staying.load(Ordering::Relaxed)
+    }
+
+    /// Returns when a reader has gone.
+    pub(crate) async fn reader_gone(&self) {
+        self.gone.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads an answer as it grows. Deliberately not `Debug`.
+pub(crate) struct Reader {
+    log: Arc<Log>,
+    changed: watch::Receiver<()>,
+    next: usize,
+    kind: ReaderKind,
+}
+
+impl Reader {
+    /// What comes next. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> News {
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(news) = self.now() {
+                return news;
+            }
+            if self.changed.changed().await.is_err() {
+                return News::Broken;
+            }
+        }
+    }
+
+    fn now(&mut self) -> Option<News> {
+        let inner = self.log.lock();
+        let moved = match (&inner.standing, self.kind) {
+            (Standing::Moved(moved), ReaderKind::Following) => Some(moved),
+            _ => None,
+        };
+        if let Some(moved) = moved
+            && self.next >= moved.len
+        {
+            return Some(News::Moved(moved.clone()));
+        }
+        if let Some(entry) = inner.entries.get(self.next) {
+            let index = self.next;
+            self.next += 1;
+            return Some(News::Entry(index, entry.clone()));
+        }
+        (inner.standing == Standing::Broken).then_some(News::Broken)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.kind == ReaderKind::Staying {
+            self.log.staying.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.log.gone.notify_one();
+    }
+}
+
+pub(crate) fn answer_token(entry: &Entry) -> AnswerToken {
+    AnswerToken {
+        token: entry.chosen.token,
+        logprob: entry.chosen.logprob,
+        top: entry.chosen.top.clone(),
+    }
+}
+
+/// A token that another node generated.
+pub(crate) fn entry(token: AnswerToken) -> Entry {
+    let AnswerToken {
+        token,
+        logprob,
+        top,
+    } = token;
+    Entry {
+        chosen: Chosen {
+            token,
+            logprob,
+            top,
+        },
+        finish: None,
+        shared_len: 0,
+    }
+}
+
+pub(crate) const fn last_token(finish: Finish) -> LastToken {
+    match finish {
+        Finish::EndToken => LastToken::EndToken,
+        Finish::Length => LastToken::Length,
+    }
+}
+
+pub(crate) const fn finish(last: LastToken) -> Finish {
+    match last {
+        LastToken::EndToken => Finish::EndToken,
+        LastToken::Length => Finish::Length,
+    }
+}

@@ -1,0 +1,280 @@
+//! Sessions over HTTP: which there are, moving them, and reading one that has moved.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Path, Request as HttpRequest, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use edgeprompt_handover::session::{Claim, ClaimReply, Epoch};
+use edgeprompt_kv::TokenId;
+use edgeprompt_protocol::{SessionKey, Ticket};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::{Listed, MoveError, MoveReport, SessionHandle, Sessions};
+use crate::serve::access::Caller;
+use crate::serve::api_error::ApiError;
+use crate::serve::completions::{Reading, read};
+use crate::serve::fields::Fields;
+use crate::serve::request::Endpoint;
+use crate::serve::routes::{RequestId, fields};
+use crate::serve::server::{App, Server};
+
+/// Most sessions that are moved by one request.
+const BATCH_MAX: usize = 256;
+
+fn sessions(server: &Server) -> Result<&Sessions, ApiError> {
+    let sessions = server.sessions.as_ref();
+    sessions.ok_or_else(|| {
+        ApiError::not_found(
+            "this server moves no sessions: --handover-listen and --handover-target",
+        )
+        .with_code("handover_disabled")
+    })
+}
+
+fn caller(http: &HttpRequest) -> Result<Caller, ApiError> {
+    let caller = http.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| ApiError::failed("nobody let this request in"))
+}
+
+/// The caller's sessions.
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    http: HttpRequest,
+) -> Result<Json<Value>, ApiError> {
+    let sessions = sessions(app.server()?)?;
+    let listed = sessions.list(&caller(&http)?);
+    let data: Vec<Value> = listed.iter().map(entry).collect();
+    Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+fn entry(session: &Listed) -> Value {
+    json!({
+        "id": session.key.to_string(),
+        "object": "session",
+        "token_count": session.token_count,
+        "state": session.state,
+        "node": session.target,
+    })
+}
+
+/// Moves one session.
+pub(crate) async fn hand_over(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    http: HttpRequest,
+) -> Result<Json<Value>, ApiError> {
+    let sessions = sessions(app.server()?)?;
+    let caller = caller(&http)?;
+    let target = target(&fields(http).await?)?;
+    let key = key(&id)?;
+    let handle = sessions.find(key, &caller).ok_or_else(no_session)?;
+    let report = sessions.hand_over(handle, &target, 0).await;
+    report
+        .map(|report| Json(moved(key, &report)))
+        .map_err(not_moved)
+}
+
+/// Moves several sessions together, in the order given: the first has the link first.
+pub(crate) async fn hand_over_many(
+    State(app): State<Arc<App>>,
+    http: HttpRequest,
+) -> Result<Json<Value>, ApiError> {
+    let sessions = sessions(app.server()?)?;
+    let caller = caller(&http)?;
+    let fields = fields(http).await?;
+    let target = target(&fields)?;
+    let expected = format!("a list of up to {BATCH_MAX} session ids");
+    let named = fields.read("sessions", &expected, |value| {
+        let ids = value.as_array().filter(|ids| ids.len() <= BATCH_MAX)?;
+        ids.iter()
+            .map(|id| key(id.as_str()?).ok())
+            .collect::<Option<Vec<_>>>()
+    })?;
+    let named = named.unwrap_or_else(|| {
+        let here = sessions.list(&caller);
+        let here = here.iter().filter(|session| session.state == "here");
+        here.map(|session| session.key).take(BATCH_MAX).collect()
+    });
+    let mut moving = JoinSet::new();
+    for (order, key) in (0..).zip(named) {
+        let handle = sessions.find(key, &caller).ok_or_else(no_session)?;
+        let (sessions, target) = (sessions.clone(), target.clone());
+        moving.spawn(async move {
+            let report = sessions.hand_over(handle, &target, -order).await;
+            match report {
+                Ok(report) => moved(key, &report),
+                Err(error) => json!({ "id": key.to_string(), "error": error.to_string() }),
+            }
+        });
+    }
+    let data = moving.join_all().await;
+    Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+fn target(fields: &Fields) -> Result<String, ApiError> {
+    let target = fields.text("target")?;
+    target.ok_or_else(|| ApiError::field("target", "target is missing"))
+}
+
+fn moved(key: SessionKey, report: &MoveReport) -> Value {
+    json!({
+        "id": key.to_string(),
+        "object": "handover",
+        "target": report.target,
+        "url": report.url,
+        "epoch": [report.epoch.claim, report.epoch.hop],
+        "strategy": report.strategy.name(),
+        "predicted_ms": 1e3 * report.predicted_s,
+        "took_ms": 1e3 * report.took_s,
+        "switch_ms": 1e3 * report.switch_s,
+        "handover_tokens_prefilled": report.prefill_len,
+        "handover_tokens_sent": report.kv_tokens,
+        "handover_bytes": report.kv_bytes,
+    })
+}
+
+fn not_moved(error: MoveError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        MoveError::Ended => no_session(),
+        MoveError::Busy | MoveError::NotBegun => {
+            ApiError::status(StatusCode::CONFLICT, message).with_code("session_busy")
+        }
+        MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => {
+            ApiError::status(StatusCode::BAD_GATEWAY, message).with_code("handover_failed")
+        }
+    }
+}
+
+fn no_session() -> ApiError {
+    ApiError::not_found("no session of that id is here: GET /v1/sessions lists them")
+        .with_code("session_not_found")
+}
+
+fn key(id: &str) -> Result<SessionKey, ApiError> {
+    unhex(id).map(SessionKey).ok_or_else(no_session)
+}
+
+/// So many bytes as hexadecimal digits.
+fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if hex.len() != 2 * N || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Goes on with a session for a user who follows it.
+pub(crate) async fn go_on(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    http: HttpRequest,
+) -> Result<Response, ApiError> {
+    let asked_at = Instant::now();
+    let server = app.server()?;
+    let sessions = sessions(server)?;
+    let caller = caller(&http)?;
+    let name = http.extensions().get::<RequestId>().cloned();
+    let fields = fields(http).await?;
+    let asked = Asked::parse(key(&id)?, &fields)?;
+    let handle = sessions.open(asked.key, asked.ticket);
+    let reader = match (&handle, asked.claim) {
+        (Some(handle), _) => asked.claim_of(handle).await?,
+        (None, Claim::Take) => None,
+        (None, Claim::Attach) => return Err(no_session()),
+    };
+    let reading = Reading {
+        endpoint: asked.endpoint,
+        id: name.map_or_else(String::new, |id| id.0),
+        key: asked.key,
+        ticket: asked.ticket,
+        epoch: asked.epoch,
+        heard: asked.answered,
+        reader,
+    };
+    read(server, (asked.request, reading), (&caller, asked_at)).await
+}
+
+/// A reader and what it brings. Deliberately not `Debug`.
+struct Asked {
+    key: SessionKey,
+    ticket: Ticket,
+    epoch: Epoch,
+    claim: Claim,
+    answered: Vec<TokenId>,
+    endpoint: Endpoint,
+    /// As it was asked at first.
+    request: Fields,
+}
+
+impl Asked {
+    fn parse(key: SessionKey, fields: &Fields) -> Result<Self, ApiError> {
+        let missing = |name: &'static str| ApiError::field(name, format!("{name} is missing"));
+        let ticket = fields.read("ticket", "64 hexadecimal digits", |value| {
+            unhex(value.as_str()?).map(Ticket)
+        })?;
+        let epoch = fields.read("epoch", "a list of two whole numbers", |value| {
+            let part = |index: usize| u32::try_from(value.get(index)?.as_u64()?).ok();
+            let (claim, hop) = (part(0)?, part(1)?);
+            Some(Epoch { claim, hop })
+        })?;
+        let claim = fields.read("claim", "\"attach\" or \"take\"", |value| {
+            match value.as_str()? {
+                "attach" => Some(Claim::Attach),
+                "take" => Some(Claim::Take),
+                _ => None,
+            }
+        })?;
+        let answered = fields.read("token_ids", "a list of token ids", |value| {
+            let ids = value.as_array()?.iter();
+            ids.map(|id| u32::try_from(id.as_u64()?).ok().map(TokenId))
+                .collect::<Option<Vec<_>>>()
+        })?;
+        let endpoint = fields.read(
+            "endpoint",
+            "\"/v1/chat/completions\" or \"/v1/completions\"",
+            |value| match value.as_str()? {
+                "/v1/chat/completions" => Some(Endpoint::Chat),
+                "/v1/completions" => Some(Endpoint::Text),
+                _ => None,
+            },
+        )?;
+        Ok(Self {
+            key,
+            ticket: ticket.ok_or_else(|| missing("ticket"))?,
+            epoch: epoch.ok_or_else(|| missing("epoch"))?,
+            claim: claim.unwrap_or(Claim::Attach),
+            answered: answered.unwrap_or_default(),
+            endpoint: endpoint.ok_or_else(|| missing("endpoint"))?,
+            request: fields
+                .object("request")?
+                .ok_or_else(|| missing("request"))?,
+        })
+    }
+
+    /// What reads the session, if it is here.
+    async fn claim_of(&self, handle: &SessionHandle) -> Result<Option<super::Reader>, ApiError> {
+        let from = self.answered.len();
+        let said = handle.claim(self.epoch, from, self.answered.clone()).await;
+        match said.map(|(reply, _)| reply) {
+            // One that has moved is told where.
+            Some(ClaimReply::Granted(_) | ClaimReply::Moved(_)) => Ok(Some(handle.read(from))),
+            Some(ClaimReply::Stale(epoch)) => {
+                let message = format!(
+                    "the session was claimed later, under epoch [{}, {}]",
+                    epoch.claim, epoch.hop
+                );
+                Err(ApiError::status(StatusCode::CONFLICT, message).with_code("stale_epoch"))
+            }
+            None if self.claim == Claim::Take => Ok(None),
+            None => Err(no_session()),
+        }
+    }
+}
