@@ -140,7 +140,9 @@ fn moved(key: SessionKey, report: &MoveReport) -> Value {
 fn not_moved(error: MoveError) -> ApiError {
     let message = error.to_string();
     match error {
-        MoveError::Ended => no_session(),
+        MoveError::Ended => {
+            ApiError::status(StatusCode::CONFLICT, message).with_code("session_ended")
+        }
         MoveError::Busy | MoveError::NotBegun => {
             ApiError::status(StatusCode::CONFLICT, message).with_code("session_busy")
         }
