@@ -15,7 +15,7 @@ use super::timeline::{Job, Timeline};
 use super::work::{Begin, Work};
 
 /// D is known to this share of itself.
-const PRECISION: f64 = 1e-5;
+const PRECISION: f64 = 2e-4;
 /// Or to this: less is not felt.
 const PRECISION_S: f64 = 1e-6;
 /// Bisections: a range of 2^40 precisions is the largest.
@@ -54,20 +54,31 @@ struct Machines {
 
 impl Planner<'_> {
     fn best(&self) -> Vec<Prefilled> {
-        let all = |work: &Work| work.context_len;
-        let mut best = self.with(all);
+        let mut best = self.with(|work| work.context_len);
         let nothing = self.with(|_| 0);
         if nothing.worst_delay_s < best.worst_delay_s {
             best = nothing;
         }
+        // Without a deadline both machines are just kept as busy as each other.
+        if let Some(split) = self.within(f64::INFINITY, &best)
+            && split.worst_delay_s < best.worst_delay_s
+        {
+            best = split;
+        }
         let mut too_short_s = 0.0;
+        // Where prefills share one machine that is often the best already.
+        let probe_s = (1.0 - PRECISION) * best.worst_delay_s;
+        match self.within(probe_s, &best) {
+            Some(split) => best = split,
+            None => too_short_s = probe_s,
+        }
         for _ in 0..STEPS_MAX {
             let span_s = best.worst_delay_s - too_short_s;
             if span_s <= PRECISION_S.max(PRECISION * best.worst_delay_s) {
                 break;
             }
             let middle_s = too_short_s + span_s / 2.0;
-            match self.within(middle_s) {
+            match self.within(middle_s, &best) {
                 Some(split) => best = split,
                 None => too_short_s = middle_s,
             }
@@ -91,13 +102,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Everybody can go on by τ + `delay_s`, if that is found possible.
-    fn within(&self, delay_s: f64) -> Option<Split> {
+    /// Everybody can go on by τ + `delay_s`, if that is found possible; from a split that is near.
+    fn within(&self, delay_s: f64, near: &Split) -> Option<Split> {
         let mut machines = Machines::free();
         let mut prefilled = Vec::with_capacity(self.works.len());
         let mut worst_delay_s = 0.0_f64;
-        for work in &self.works {
-            let len = self.choose(&machines, work, work.leaves_at_s + delay_s);
+        for (work, near) in self.works.iter().zip(&near.prefilled) {
+            let deadline_s = work.leaves_at_s + delay_s;
+            let len = self.choose((&machines, near.len), work, deadline_s);
             let (done, takes_s) = self.take(&mut machines, work, len);
             if takes_s > delay_s {
                 return None;
@@ -112,10 +124,10 @@ impl Planner<'_> {
     }
 
     /// How many tokens of a user to prefill.
-    fn choose(&self, machines: &Machines, work: &Work, deadline_s: f64) -> u32 {
+    fn choose(&self, (machines, hint): (&Machines, u32), work: &Work, deadline_s: f64) -> u32 {
         let costs = self.scenario.costs();
         let in_time = |len| machines.prefill(&costs.prefill, work, len).done_s <= deadline_s;
-        let most = last_true(0..=work.context_len, in_time);
+        let most = last_true(0..=work.context_len, hint, in_time);
         if costs.prefill.runs_side_by_side() || most == 0 {
             return most;
         }
@@ -126,7 +138,7 @@ impl Planner<'_> {
             let link_s = link_s.unwrap_or(work.begins_at_s);
             machines.prefill(&costs.prefill, work, len).busy_until_s <= link_s
         };
-        let balanced = last_true(0..=most, link_is_longer);
+        let balanced = last_true(0..=most, hint, link_is_longer);
         let is_late = |len| {
             let arrives_s = arrival_s(costs, &machines.link, work.parts(), len);
             arrives_s.is_some_and(|arrives_s| arrives_s > deadline_s)
@@ -135,7 +147,7 @@ impl Planner<'_> {
             return balanced;
         }
         // The least that lets the rest arrive in time.
-        let too_little = last_true(balanced..=most, is_late);
+        let too_little = last_true(balanced..=most, hint, is_late);
         too_little.saturating_add(1).min(most)
     }
 

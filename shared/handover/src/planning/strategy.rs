@@ -100,30 +100,35 @@ impl FromStr for Strategy {
     }
 }
 
-/// The plan with the least delay of the worst user; of equal ones, that of the strategy named first.
+/// The plan of each strategy that has one.
 ///
 /// # Errors
-/// If none of the strategies has a plan; nothing if none is named.
-pub fn best(scenario: &Scenario, strategies: &[Strategy]) -> Result<Option<Plan>, PlanError> {
-    let mut best: Option<Plan> = None;
-    let mut failed = None;
+/// If strategies are named and none of them has a plan.
+pub fn plans(scenario: &Scenario, strategies: &[Strategy]) -> Result<Vec<Plan>, PlanError> {
+    let mut plans = Vec::with_capacity(strategies.len());
+    let mut failed = Ok(());
     for strategy in strategies {
         match strategy.plan(scenario) {
-            Ok(plan) => {
-                let is_better = best
-                    .as_ref()
-                    .is_none_or(|best| plan.worst_delay_s < best.worst_delay_s);
-                if is_better {
-                    best = Some(plan);
-                }
-            }
-            Err(error) => failed = Some(error),
+            Ok(plan) => plans.push(plan),
+            Err(error) => failed = Err(error),
         }
     }
-    match (best, failed) {
-        (None, Some(error)) => Err(error),
-        (best, _) => Ok(best),
+    if plans.is_empty() {
+        failed?;
     }
+    Ok(plans)
+}
+
+/// The plan with the least delay of the worst user; of equal ones the first.
+pub fn best(plans: Vec<Plan>) -> Option<Plan> {
+    let better = |a: Plan, b: Plan| {
+        if b.worst_delay_s < a.worst_delay_s {
+            b
+        } else {
+            a
+        }
+    };
+    plans.into_iter().reduce(better)
 }
 
 /// The plan with one L for all.
