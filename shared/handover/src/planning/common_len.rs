@@ -81,9 +81,14 @@ pub fn prefill_delay_s(scenario: &Scenario, len: u32, formula: Formula) -> f64 {
     }
 }
 
-/// When the batch of the first `len` tokens is prefilled.
-pub(crate) fn batch_done_at_s(scenario: &Scenario, len: u32) -> f64 {
-    let takes_s = scenario.costs().prefill.seconds(batch(scenario, len));
+/// When a batch of so many tokens of each user, in the scenario's order, is prefilled.
+pub(crate) fn batch_done_at_s(scenario: &Scenario, lens: &[u32]) -> f64 {
+    let members = scenario.users().iter().zip(lens);
+    let members = members.map(|(user, len)| PrefillWork::of_one(*len, user.past_len));
+    let takes_s = scenario
+        .costs()
+        .prefill
+        .seconds(PrefillWork::of_batch(members));
     scenario.batch_starts_at_s() + takes_s
 }
 

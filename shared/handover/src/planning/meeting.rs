@@ -27,12 +27,21 @@ pub(crate) fn plan(
     strategy: Strategy,
     begin: Begin,
 ) -> Result<Plan, PlanError> {
-    let rhythm = scenario.rhythm();
-    let works = scenario.leaving();
-    let works: Vec<_> = works.map(|user| Work::of(user, rhythm, begin)).collect();
-    let planner = Planner { scenario, works };
+    let planner = Planner::new(scenario, begin);
     let prefilled = planner.best();
     realise(scenario, strategy, &planner.works, &prefilled)
+}
+
+/// What comes of a split that somebody else has made, in the scenario's order.
+pub(crate) fn carry_out(
+    scenario: &Scenario,
+    (strategy, begin): (Strategy, Begin),
+    lens: &[u32],
+) -> Result<Plan, PlanError> {
+    let planner = Planner::new(scenario, begin);
+    let mut order = scenario.by_leaving().iter();
+    let split = planner.with(|_| order.next().map_or(0, |user| lens[*user]));
+    realise(scenario, strategy, &planner.works, &split.prefilled)
 }
 
 struct Planner<'a> {
@@ -52,7 +61,12 @@ struct Machines {
     link: Timeline,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(scenario: &'a Scenario, begin: Begin) -> Self {
+        let works = Work::of_all(scenario, begin);
+        Self { scenario, works }
+    }
+
     fn best(&self) -> Vec<Prefilled> {
         let mut best = self.with(|work| work.context_len);
         let nothing = self.with(|_| 0);
@@ -87,7 +101,7 @@ impl Planner<'_> {
     }
 
     /// Of a length for each user.
-    fn with(&self, len: impl Fn(&Work) -> u32) -> Split {
+    fn with(&self, mut len: impl FnMut(&Work) -> u32) -> Split {
         let mut machines = Machines::free();
         let mut prefilled = Vec::with_capacity(self.works.len());
         let mut worst_delay_s = 0.0_f64;

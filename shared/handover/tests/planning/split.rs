@@ -108,3 +108,18 @@ fn a_faster_link_is_never_worse() {
         }
     }
 }
+
+#[test]
+fn a_plan_carried_out_as_planned_is_the_plan() {
+    let mut draw = Draw::seeded(34);
+    for _ in 0..300 {
+        let scenario = draw.scenario(RANGES, Joining::Joins);
+        for strategy in Strategy::ALL {
+            let plan = strategy.plan(&scenario).unwrap();
+            let lens: Vec<_> = plan.users.iter().map(|user| user.prefill_len).collect();
+            let carried_out = strategy.carry_out(&scenario, &lens).unwrap();
+            assert_eq!(carried_out.users, plan.users, "{strategy}");
+            assert_eq!(carried_out.schedule, plan.schedule, "{strategy}");
+        }
+    }
+}
