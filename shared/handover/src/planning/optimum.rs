@@ -23,16 +23,6 @@ pub enum Foresight {
     FromWhenKnown,
 }
 
-/// What is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    /// Splits at multiples of so many tokens are tried, and at the end. If it is not 1, the best one
-    /// is then moved by ever fewer tokens as long as that helps.
-    pub grain: u32,
-    /// When work may begin.
-    pub foresight: Foresight,
-}
-
 /// The best.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Optimum {
@@ -49,57 +39,39 @@ pub enum OptimumError {
     #[error("the optimum is found for at most {OPTIMUM_USERS_MAX} users, and these are {0}")]
     TooManyUsers(usize),
     /// Too many splits.
-    #[error("{0} splits are too many to try, at most {SPLITS_MAX}: take a larger grain")]
+    #[error(
+        "{0} splits are too many to try, at most {SPLITS_MAX}: count in larger units than tokens"
+    )]
     TooManySplits(u64),
-    /// A grid of no grain.
-    #[error("a grain must have at least one token")]
-    NoGrain,
 }
 
 /// The least delay of the worst user.
 ///
 /// # Errors
 /// If there are too many users or splits.
-pub fn optimum(scenario: &Scenario, grid: Grid) -> Result<Optimum, OptimumError> {
+pub fn optimum(scenario: &Scenario, foresight: Foresight) -> Result<Optimum, OptimumError> {
     let user_count = scenario.users().len();
     if user_count > OPTIMUM_USERS_MAX {
         return Err(OptimumError::TooManyUsers(user_count));
     }
-    if grid.grain == 0 {
-        return Err(OptimumError::NoGrain);
-    }
-    let begin = match grid.foresight {
+    let begin = match foresight {
         Foresight::None => Begin::AtLeaving,
         Foresight::FromWhenKnown => Begin::WhenKnown,
     };
-    let works = scenario.users().iter();
-    let works: Vec<_> = works
-        .map(|user| Work::of(user, scenario.rhythm(), begin))
-        .collect();
-    let stops = works.iter().map(|work| stops(work.context_len, grid.grain));
-    let stops: Vec<Vec<u32>> = stops.collect();
-    let split_count = stops.iter().fold(1_u64, |product, stops| {
-        product.saturating_mul(stops.len() as u64)
+    let split_count = scenario.users().iter().fold(1_u64, |product, user| {
+        product.saturating_mul(u64::from(user.context_len) + 1)
     });
     if split_count > SPLITS_MAX {
         return Err(OptimumError::TooManySplits(split_count));
     }
+    let works = scenario.users().iter();
+    let works = works.map(|user| Work::of(user, scenario.rhythm(), begin));
     let oracle = Oracle {
         scenario,
-        works,
+        works: works.collect(),
         orders: orders(user_count),
     };
-    let mut best = oracle.best_of(&stops);
-    oracle.refine(&mut best, grid.grain);
-    Ok(best)
-}
-
-/// Multiples of the grain, and the end.
-fn stops(len: u32, grain: u32) -> Vec<u32> {
-    let step = usize::try_from(grain).unwrap_or(usize::MAX);
-    let mut stops: Vec<u32> = (0..len).step_by(step).take(1 << 21).collect();
-    stops.push(len);
-    stops
+    Ok(oracle.best())
 }
 
 /// All orders of so many users.
@@ -127,44 +99,21 @@ struct Oracle<'a> {
 }
 
 impl Oracle<'_> {
-    fn best_of(&self, stops: &[Vec<u32>]) -> Optimum {
+    fn best(&self) -> Optimum {
+        let mut lens = vec![0_u32; self.works.len()];
         let mut best = Optimum {
-            prefill_lens: vec![0; stops.len()],
+            prefill_lens: lens.clone(),
             worst_delay_s: f64::INFINITY,
         };
-        let mut at = vec![0_usize; stops.len()];
         loop {
-            let lens: Vec<u32> = at.iter().zip(stops).map(|(at, stops)| stops[*at]).collect();
             self.keep_better(&mut best, &lens);
             // The next one, as a counter with a digit for each user.
-            let Some(digit) = (0..at.len()).find(|user| at[*user] + 1 < stops[*user].len()) else {
+            let has_more = |user: &usize| lens[*user] < self.works[*user].context_len;
+            let Some(digit) = (0..lens.len()).find(has_more) else {
                 return best;
             };
-            at[digit] += 1;
-            at[..digit].fill(0);
-        }
-    }
-
-    /// Moves each user's split up and down, by ever less.
-    fn refine(&self, best: &mut Optimum, grain: u32) {
-        let mut step = grain / 2;
-        while step > 0 {
-            let before = best.worst_delay_s;
-            for user in 0..self.works.len() {
-                let most = self.works[user].context_len;
-                let here = best.prefill_lens[user];
-                for len in [
-                    here.saturating_sub(step),
-                    here.saturating_add(step).min(most),
-                ] {
-                    let mut lens = best.prefill_lens.clone();
-                    lens[user] = len;
-                    self.keep_better(best, &lens);
-                }
-            }
-            if best.worst_delay_s >= before {
-                step /= 2;
-            }
+            lens[digit] += 1;
+            lens[..digit].fill(0);
         }
     }
 

@@ -1,8 +1,8 @@
 //! The strategies against every split in every order.
 
-use edgeprompt_handover::planning::optimum::{Foresight, Grid, OptimumError, optimum};
+use edgeprompt_handover::planning::optimum::{Foresight, OptimumError, optimum};
 use edgeprompt_handover::planning::prefill::Joining;
-use edgeprompt_handover::planning::scenario::Scenario;
+use edgeprompt_handover::planning::scenario::{Scenario, User};
 use edgeprompt_handover::planning::strategy::{Strategy, best, plans};
 
 use crate::draw::{Draw, Ranges};
@@ -14,20 +14,13 @@ const RANGES: Ranges = Ranges {
     known_before_s: 0.0,
 };
 
-fn grid(foresight: Foresight) -> Grid {
-    Grid {
-        grain: 1,
-        foresight,
-    }
-}
-
 /// Sums of the best strategy's delays and of the optima, and the worst ratio.
 fn compare(ranges: Ranges, joining: Joining, foresight: Foresight) -> (f64, f64) {
     let mut draw = Draw::seeded(41);
     let (mut ratios, mut worst, mut count) = (0.0, 0.0_f64, 0.0);
     for instance in 0..600 {
         let scenario = draw.scenario(ranges, joining);
-        let least = optimum(&scenario, grid(foresight)).unwrap().worst_delay_s;
+        let least = optimum(&scenario, foresight).unwrap().worst_delay_s;
         let strategies: &[Strategy] = match foresight {
             Foresight::None => &Strategy::ALL[..5],
             Foresight::FromWhenKnown => &Strategy::ALL,
@@ -78,40 +71,17 @@ fn and_where_prefills_wait_for_each_other() {
 }
 
 #[test]
-fn a_coarse_grid_is_refined() {
-    let mut draw = Draw::seeded(42);
-    let (mut fine_sum, mut coarse_sum) = (0.0, 0.0);
-    for _ in 0..200 {
-        let scenario = draw.scenario(RANGES, Joining::Joins);
-        let of = |grain| {
-            let foresight = Foresight::None;
-            optimum(&scenario, Grid { grain, foresight })
-                .unwrap()
-                .worst_delay_s
-        };
-        let (fine, coarse) = (of(1), of(5));
-        assert!(fine <= coarse + 1e-12, "{fine} {coarse}");
-        fine_sum += fine;
-        coarse_sum += coarse;
-    }
-    assert!(coarse_sum <= 1.02 * fine_sum, "{coarse_sum} {fine_sum}");
-}
-
-#[test]
 fn what_is_too_much_to_try_is_refused() {
-    let of = |users: usize, context_len: u32, grain| {
+    let of = |users: usize, context_len: u32| {
         let drawn = Draw::seeded(43).scenario(RANGES, Joining::Joins);
-        let user = edgeprompt_handover::planning::scenario::User::leaving(1.0, context_len);
+        let user = User::leaving(1.0, context_len);
         let scenario =
             Scenario::new(vec![user; users], drawn.costs().clone(), drawn.rhythm()).unwrap();
-        let foresight = Foresight::None;
-        optimum(&scenario, Grid { grain, foresight }).err()
+        optimum(&scenario, Foresight::None).err()
     };
-    assert_eq!(of(5, 1, 1), Some(OptimumError::TooManyUsers(5)));
-    assert_eq!(
-        of(2, 9_999, 1),
-        Some(OptimumError::TooManySplits(100_000_000))
-    );
-    assert_eq!(of(1, 1, 0), Some(OptimumError::NoGrain));
-    assert_eq!(of(1, 1, u32::MAX), None);
+    assert_eq!(of(5, 1), Some(OptimumError::TooManyUsers(5)));
+    let splits = OptimumError::TooManySplits(100_000_000);
+    assert_eq!(of(2, 9_999), Some(splits));
+    assert_eq!(of(4, u32::MAX), Some(OptimumError::TooManySplits(u64::MAX)));
+    assert_eq!(of(1, 1), None);
 }
