@@ -30,8 +30,22 @@ pub(crate) fn read(profile: &str, seed: u64) -> Result<EmulatedLink> {
     Ok(link)
 }
 
-/// Steps of rate from lines of seconds and Mbit/s, in the order of time.
+/// The steps of a file of lines of seconds and Mbit/s.
+///
+/// # Errors
+/// If it is not read, or none; the line that is wrong is named.
+pub(crate) fn trace(path: &Path) -> Result<Vec<RateStep>> {
+    let unread = || format!("{} is not read", path.display());
+    let text = std::fs::read_to_string(path).with_context(unread)?;
+    steps(&text).with_context(|| format!("the trace {}", path.display()))
+}
+
 fn schedule(text: &str) -> Result<RateSchedule> {
+    Ok(RateSchedule::repeating(&steps(text)?)?)
+}
+
+/// Steps of rate from lines of seconds and Mbit/s, in the order of time.
+fn steps(text: &str) -> Result<Vec<RateStep>> {
     let mut points: Vec<(f64, f64)> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let mut words = line.split([' ', '\t', ',']).filter(|word| !word.is_empty());
@@ -66,8 +80,7 @@ fn schedule(text: &str) -> Result<RateSchedule> {
             lasts: Duration::try_from_secs_f64(lasts)?,
         })
     });
-    let steps: Vec<_> = steps.collect::<Result<_>>()?;
-    Ok(RateSchedule::repeating(&steps)?)
+    steps.collect()
 }
 
 #[cfg(test)]

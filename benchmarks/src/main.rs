@@ -9,6 +9,7 @@ mod dataset;
 mod decode;
 mod distribution;
 mod first_token;
+mod handover;
 mod http;
 mod link;
 mod link_profile;
@@ -52,6 +53,8 @@ enum Command {
     EdgeNodeServe(Box<serving::EdgeNodeArgs>),
     /// Time to first token of the first request on a cloud prompt, the second, and after a restart
     FirstToken(Box<first_token::FirstTokenArgs>),
+    /// Sessions that move from one edge node to the next: what each way to bring them there costs
+    Handover(handover::HandoverArgs),
     /// The rate at which the link emulator itself saturates on this machine
     Link(link::LinkArgs),
     /// Time to first token of cloud and edge over an emulated link, against the flow-shop model
@@ -86,6 +89,7 @@ fn main() -> Result<ExitCode> {
         Command::Decode(args) => decode::run(&args),
         Command::EdgeNodeServe(args) => serving::edge(&args),
         Command::FirstToken(args) => first_token::run(&args),
+        Command::Handover(args) => handover::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),

@@ -15,6 +15,10 @@ pub(crate) const GREEN: Rgb = Rgb(0x00, 0x9e, 0x73);
 pub(crate) const VERMILION: Rgb = Rgb(0xd5, 0x5e, 0x00);
 /// One more contender.
 pub(crate) const PURPLE: Rgb = Rgb(0xcc, 0x79, 0xa7);
+/// And one more.
+pub(crate) const SKY: Rgb = Rgb(0x56, 0xb4, 0xe9);
+/// What nothing can beat.
+pub(crate) const GREY: Rgb = Rgb(0x7f, 0x7f, 0x7f);
 /// Nothing of either.
 pub(crate) const PALE: Rgb = Rgb(0xf4, 0xf4, 0xf0);
 

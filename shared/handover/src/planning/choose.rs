@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::plan::{Plan, PlanError};
 use super::scenario::{Costs, Rhythm, Scenario, ScenarioError, User};
-use super::strategy::Strategy;
+use super::strategy::{Strategy, best, plans};
 
 /// A session that leaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,30 +104,12 @@ pub fn choose(asked: Handovers<'_>) -> Result<Decision, ChooseError> {
         block_len: asked.block_len,
     };
     let scenario = Scenario::new(users, asked.costs.clone(), rhythm)?;
-    let mut considered = Vec::new();
-    let mut plans = Vec::new();
-    let mut failed = None;
-    for strategy in asked.strategies {
-        match strategy.plan(&scenario) {
-            Ok(plan) => {
-                considered.push((*strategy, duration(plan.worst_delay_s)));
-                plans.push(plan);
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    let better = |a: Plan, b: Plan| {
-        if b.worst_delay_s < a.worst_delay_s {
-            b
-        } else {
-            a
-        }
-    };
-    match (plans.into_iter().reduce(better), failed) {
-        (Some(plan), _) => Ok(decision(&scenario, &plan, considered)),
-        (None, Some(error)) => Err(error.into()),
-        (None, None) => Err(ChooseError::NoStrategy),
-    }
+    let plans = plans(&scenario, asked.strategies)?;
+    let considered = plans.iter();
+    let considered = considered.map(|plan| (plan.strategy, duration(plan.worst_delay_s)));
+    let considered = considered.collect();
+    let plan = best(plans).ok_or(ChooseError::NoStrategy)?;
+    Ok(decision(&scenario, &plan, considered))
 }
 
 fn user(session: &LeavingSession, now_s: f64) -> User {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! D_pf rises with L and D_tx* falls, so the best L is where they cross (ctHO, Prop. 3), or at an end.
-//! The published form differs twice: D_tx* as in [`transmission`](super::transmission), and D_pf(0) is
-//! t_s + b − τ_1 although nothing is prefilled.
+//! The published form differs: D_tx* as in [`transmission`](super::transmission), D_pf(0) is
+//! t_s + b − τ_1 although nothing is prefilled, and τ_1 may be of a user without context.
 
 use super::prefill::PrefillWork;
 use super::scenario::Scenario;
@@ -28,7 +28,7 @@ pub fn best(scenario: &Scenario, formula: Formula) -> CommonLen {
     let waits_for_link = |len| {
         prefill_delay_s(scenario, len, formula) <= transmission_delay_s(scenario, len, formula)
     };
-    let crossing = last_true(0..=longest, waits_for_link);
+    let crossing = last_true(0..=longest, longest / 2, waits_for_link);
     // The crossing lies between two whole numbers; and at 0 there is no batch to wait for.
     let candidates = [0, crossing, crossing.saturating_add(1).min(longest)];
     let valued = candidates.map(|len| CommonLen {
@@ -64,17 +64,31 @@ pub fn transmission_delay_s(scenario: &Scenario, len: u32, formula: Formula) -> 
 pub fn prefill_delay_s(scenario: &Scenario, len: u32, formula: Formula) -> f64 {
     let work = batch(scenario, len);
     let prefill = &scenario.costs().prefill;
-    let takes_s = match formula {
-        Formula::Corrected if work.token_count <= 0.0 => return 0.0,
-        Formula::Corrected => prefill.seconds(work),
-        Formula::Published => prefill.published_seconds(work),
-    };
-    scenario.batch_starts_at_s() + takes_s - scenario.first_leaves_at_s()
+    let starts_s = scenario.batch_starts_at_s();
+    match formula {
+        Formula::Published => {
+            let mut leaving = scenario.leaving().map(|user| user.leaves_at_s);
+            let first_s = leaving.next().unwrap_or(starts_s);
+            starts_s + prefill.published_seconds(work) - first_s
+        }
+        Formula::Corrected if work.token_count <= 0.0 => 0.0,
+        Formula::Corrected => {
+            // Who has no context does not wait.
+            let mut waiting = scenario.leaving().filter(|user| user.context_len > 0);
+            let first_s = waiting.next().map_or(starts_s, |user| user.leaves_at_s);
+            starts_s + prefill.seconds(work) - first_s
+        }
+    }
 }
 
-/// When the batch of the first `len` tokens is prefilled.
-pub(crate) fn batch_done_at_s(scenario: &Scenario, len: u32) -> f64 {
-    let takes_s = scenario.costs().prefill.seconds(batch(scenario, len));
+/// When a batch of so many tokens of each user, in the scenario's order, is prefilled.
+pub(crate) fn batch_done_at_s(scenario: &Scenario, lens: &[u32]) -> f64 {
+    let members = scenario.users().iter().zip(lens);
+    let members = members.map(|(user, len)| PrefillWork::of_one(*len, user.past_len));
+    let takes_s = scenario
+        .costs()
+        .prefill
+        .seconds(PrefillWork::of_batch(members));
     scenario.batch_starts_at_s() + takes_s
 }
 

@@ -160,6 +160,36 @@ impl LinkRate {
         }
     }
 
+    /// The stretch in which the next bit passes when so many have, and how many have at its end.
+    fn stretch(&self, from: f64) -> (Stretch, f64) {
+        let stretch = |starts_s, bits_per_s| Stretch {
+            starts_s,
+            ends_s: f64::INFINITY,
+            bits_per_s,
+        };
+        if self.is_constant() {
+            let rate = self.steps[0].bits_per_s;
+            return (stretch(from / rate, rate), f64::INFINITY);
+        }
+        let mut periods = (from / self.bits_per_period).floor();
+        // Rounding may find the end of a period where the next one begins.
+        if from - periods * self.bits_per_period >= self.bits_per_period {
+            periods += 1.0;
+        }
+        let base = periods * self.bits_per_period;
+        let within = (from - base).max(0.0);
+        // The last step that begins with no more: steps at which nothing passes are skipped.
+        let after = self
+            .steps
+            .partition_point(|step| step.bits_before <= within);
+        let step = &self.steps[after.saturating_sub(1)];
+        let next = self.steps.get(after);
+        let ends = next.map_or(self.bits_per_period, |next| next.bits_before);
+        let into_s = (within - step.bits_before) / step.bits_per_s;
+        let starts_s = periods * self.period_s + step.starts_s + into_s;
+        (stretch(starts_s, step.bits_per_s), base + ends)
+    }
+
     fn step_at(&self, within_s: f64) -> usize {
         let after = self.steps.partition_point(|step| step.starts_s <= within_s);
         after.saturating_sub(1)
@@ -173,48 +203,24 @@ pub(crate) struct Stretches<'a> {
     end_bits: f64,
 }
 
+/// A stretch of no more than this share of all bits until then is nothing but rounding.
+const ROUNDING: f64 = 1e-14;
+
 impl Iterator for Stretches<'_> {
     type Item = Stretch;
 
     fn next(&mut self) -> Option<Stretch> {
-        if self.next_bits >= self.end_bits {
-            return None;
-        }
-        let link = self.link;
-        let (starts_s, step_ends_at_bits, bits_per_s) = if link.is_constant() {
-            let rate = link.steps[0].bits_per_s;
-            (self.next_bits / rate, f64::INFINITY, rate)
-        } else {
-            let mut periods = (self.next_bits / link.bits_per_period).floor();
-            // Rounding may find the end of a period where the next one begins.
-            if self.next_bits - periods * link.bits_per_period >= link.bits_per_period {
-                periods += 1.0;
+        while self.next_bits < self.end_bits {
+            let from = self.next_bits;
+            let (stretch, until) = self.link.stretch(from);
+            // Rounding must not keep a stretch from ending.
+            let to = until.max(from.next_up()).min(self.end_bits);
+            self.next_bits = to;
+            if to - from > ROUNDING * from {
+                let ends_s = stretch.starts_s + (to - from) / stretch.bits_per_s;
+                return Some(Stretch { ends_s, ..stretch });
             }
-            let base = periods * link.bits_per_period;
-            let within = (self.next_bits - base).max(0.0);
-            // The last step that begins with no more: steps at which nothing passes are skipped.
-            let after = link
-                .steps
-                .partition_point(|step| step.bits_before <= within);
-            let step = &link.steps[after.saturating_sub(1)];
-            let ends = link
-                .steps
-                .get(after)
-                .map_or(link.bits_per_period, |next| next.bits_before);
-            let into = (within - step.bits_before) / step.bits_per_s;
-            let starts_s = periods * link.period_s + step.starts_s + into;
-            (starts_s, base + ends, step.bits_per_s)
-        };
-        // Rounding must not keep a stretch from ending.
-        let to = step_ends_at_bits
-            .max(self.next_bits.next_up())
-            .min(self.end_bits);
-        let lasts_s = (to - self.next_bits) / bits_per_s;
-        self.next_bits = to;
-        Some(Stretch {
-            starts_s,
-            ends_s: starts_s + lasts_s,
-            bits_per_s,
-        })
+        }
+        None
     }
 }

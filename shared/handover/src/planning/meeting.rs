@@ -15,7 +15,7 @@ use super::timeline::{Job, Timeline};
 use super::work::{Begin, Work};
 
 /// D is known to this share of itself.
-const PRECISION: f64 = 1e-5;
+const PRECISION: f64 = 2e-4;
 /// Or to this: less is not felt.
 const PRECISION_S: f64 = 1e-6;
 /// Bisections: a range of 2^40 precisions is the largest.
@@ -27,12 +27,21 @@ pub(crate) fn plan(
     strategy: Strategy,
     begin: Begin,
 ) -> Result<Plan, PlanError> {
-    let rhythm = scenario.rhythm();
-    let works = scenario.leaving();
-    let works: Vec<_> = works.map(|user| Work::of(user, rhythm, begin)).collect();
-    let planner = Planner { scenario, works };
+    let planner = Planner::new(scenario, begin);
     let prefilled = planner.best();
     realise(scenario, strategy, &planner.works, &prefilled)
+}
+
+/// What comes of a split that somebody else has made, in the scenario's order.
+pub(crate) fn carry_out(
+    scenario: &Scenario,
+    (strategy, begin): (Strategy, Begin),
+    lens: &[u32],
+) -> Result<Plan, PlanError> {
+    let planner = Planner::new(scenario, begin);
+    let mut order = scenario.by_leaving().iter();
+    let split = planner.with(|_| order.next().map_or(0, |user| lens[*user]));
+    realise(scenario, strategy, &planner.works, &split.prefilled)
 }
 
 struct Planner<'a> {
@@ -52,22 +61,38 @@ struct Machines {
     link: Timeline,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(scenario: &'a Scenario, begin: Begin) -> Self {
+        let works = Work::of_all(scenario, begin);
+        Self { scenario, works }
+    }
+
     fn best(&self) -> Vec<Prefilled> {
-        let all = |work: &Work| work.context_len;
-        let mut best = self.with(all);
+        let mut best = self.with(|work| work.context_len);
         let nothing = self.with(|_| 0);
         if nothing.worst_delay_s < best.worst_delay_s {
             best = nothing;
         }
+        // Without a deadline both machines are just kept as busy as each other.
+        if let Some(split) = self.within(f64::INFINITY, &best)
+            && split.worst_delay_s < best.worst_delay_s
+        {
+            best = split;
+        }
         let mut too_short_s = 0.0;
+        // Where prefills share one machine that is often the best already.
+        let probe_s = (1.0 - PRECISION) * best.worst_delay_s;
+        match self.within(probe_s, &best) {
+            Some(split) => best = split,
+            None => too_short_s = probe_s,
+        }
         for _ in 0..STEPS_MAX {
             let span_s = best.worst_delay_s - too_short_s;
             if span_s <= PRECISION_S.max(PRECISION * best.worst_delay_s) {
                 break;
             }
             let middle_s = too_short_s + span_s / 2.0;
-            match self.within(middle_s) {
+            match self.within(middle_s, &best) {
                 Some(split) => best = split,
                 None => too_short_s = middle_s,
             }
@@ -76,7 +101,7 @@ impl Planner<'_> {
     }
 
     /// Of a length for each user.
-    fn with(&self, len: impl Fn(&Work) -> u32) -> Split {
+    fn with(&self, mut len: impl FnMut(&Work) -> u32) -> Split {
         let mut machines = Machines::free();
         let mut prefilled = Vec::with_capacity(self.works.len());
         let mut worst_delay_s = 0.0_f64;
@@ -91,13 +116,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Everybody can go on by τ + `delay_s`, if that is found possible.
-    fn within(&self, delay_s: f64) -> Option<Split> {
+    /// Everybody can go on by τ + `delay_s`, if that is found possible; from a split that is near.
+    fn within(&self, delay_s: f64, near: &Split) -> Option<Split> {
         let mut machines = Machines::free();
         let mut prefilled = Vec::with_capacity(self.works.len());
         let mut worst_delay_s = 0.0_f64;
-        for work in &self.works {
-            let len = self.choose(&machines, work, work.leaves_at_s + delay_s);
+        for (work, near) in self.works.iter().zip(&near.prefilled) {
+            let deadline_s = work.leaves_at_s + delay_s;
+            let len = self.choose((&machines, near.len), work, deadline_s);
             let (done, takes_s) = self.take(&mut machines, work, len);
             if takes_s > delay_s {
                 return None;
@@ -112,10 +138,10 @@ impl Planner<'_> {
     }
 
     /// How many tokens of a user to prefill.
-    fn choose(&self, machines: &Machines, work: &Work, deadline_s: f64) -> u32 {
+    fn choose(&self, (machines, hint): (&Machines, u32), work: &Work, deadline_s: f64) -> u32 {
         let costs = self.scenario.costs();
         let in_time = |len| machines.prefill(&costs.prefill, work, len).done_s <= deadline_s;
-        let most = last_true(0..=work.context_len, in_time);
+        let most = last_true(0..=work.context_len, hint, in_time);
         if costs.prefill.runs_side_by_side() || most == 0 {
             return most;
         }
@@ -126,7 +152,7 @@ impl Planner<'_> {
             let link_s = link_s.unwrap_or(work.begins_at_s);
             machines.prefill(&costs.prefill, work, len).busy_until_s <= link_s
         };
-        let balanced = last_true(0..=most, link_is_longer);
+        let balanced = last_true(0..=most, hint, link_is_longer);
         let is_late = |len| {
             let arrives_s = arrival_s(costs, &machines.link, work.parts(), len);
             arrives_s.is_some_and(|arrives_s| arrives_s > deadline_s)
@@ -135,7 +161,7 @@ impl Planner<'_> {
             return balanced;
         }
         // The least that lets the rest arrive in time.
-        let too_little = last_true(balanced..=most, is_late);
+        let too_little = last_true(balanced..=most, hint, is_late);
         too_little.saturating_add(1).min(most)
     }
 

@@ -151,11 +151,6 @@ impl Scenario {
         self.by_leaving.iter().map(|index| &self.users[*index])
     }
 
-    /// τ_1: when the first one leaves.
-    pub(crate) fn first_leaves_at_s(&self) -> f64 {
-        self.users[self.by_leaving[0]].leaves_at_s
-    }
-
     /// t_s: when a batch of all begins, the first cycle after the last one has left.
     pub fn batch_starts_at_s(&self) -> f64 {
         let last = self.by_leaving[self.by_leaving.len() - 1];

@@ -57,23 +57,44 @@ impl Strategy {
     /// # Errors
     /// If the link's rate changes too often until everything is sent.
     pub fn plan(self, scenario: &Scenario) -> Result<Plan, PlanError> {
+        let common = |len: u32| {
+            let lens = scenario
+                .users()
+                .iter()
+                .map(|user| user.context_len.min(len));
+            in_one_batch(scenario, self, &lens.collect::<Vec<_>>())
+        };
         match self {
-            Self::Token => with_common_len(scenario, self, scenario.context_len_max()),
-            Self::Cache => with_common_len(scenario, self, 0),
-            Self::Joint => {
-                let best = common_len::best(scenario, Formula::Corrected);
-                with_common_len(scenario, self, best.len)
-            }
+            Self::Token => common(u32::MAX),
+            Self::Cache => common(0),
+            Self::Joint => common(common_len::best(scenario, Formula::Corrected).len),
             Self::JointPublished => {
                 let best = common_len::best(scenario, Formula::Published);
-                let plan = with_common_len(scenario, self, best.len)?;
                 Ok(Plan {
                     believed_worst_delay_s: best.worst_delay_s,
-                    ..plan
+                    ..common(best.len)?
                 })
             }
             Self::Stream => meeting::plan(scenario, self, Begin::AtLeaving),
             Self::PreCopy => meeting::plan(scenario, self, Begin::WhenKnown),
+        }
+    }
+
+    /// What comes of a split that was planned for other costs: so many tokens of each user, in the
+    /// scenario's order, are prefilled, and the others sent.
+    ///
+    /// # Errors
+    /// If the link's rate changes too often until everything is sent.
+    pub fn carry_out(self, scenario: &Scenario, lens: &[u32]) -> Result<Plan, PlanError> {
+        let planned = lens.iter().copied().chain(std::iter::repeat(0));
+        let lens = scenario.users().iter().zip(planned);
+        let lens: Vec<u32> = lens.map(|(user, len)| user.context_len.min(len)).collect();
+        match self {
+            Self::Token | Self::Cache | Self::JointPublished | Self::Joint => {
+                in_one_batch(scenario, self, &lens)
+            }
+            Self::Stream => meeting::carry_out(scenario, (self, Begin::AtLeaving), &lens),
+            Self::PreCopy => meeting::carry_out(scenario, (self, Begin::WhenKnown), &lens),
         }
     }
 }
@@ -100,42 +121,44 @@ impl FromStr for Strategy {
     }
 }
 
-/// The plan with the least delay of the worst user; of equal ones, that of the strategy named first.
+/// The plan of each strategy that has one.
 ///
 /// # Errors
-/// If none of the strategies has a plan; nothing if none is named.
-pub fn best(scenario: &Scenario, strategies: &[Strategy]) -> Result<Option<Plan>, PlanError> {
-    let mut best: Option<Plan> = None;
-    let mut failed = None;
+/// If strategies are named and none of them has a plan.
+pub fn plans(scenario: &Scenario, strategies: &[Strategy]) -> Result<Vec<Plan>, PlanError> {
+    let mut plans = Vec::with_capacity(strategies.len());
+    let mut failed = Ok(());
     for strategy in strategies {
         match strategy.plan(scenario) {
-            Ok(plan) => {
-                let is_better = best
-                    .as_ref()
-                    .is_none_or(|best| plan.worst_delay_s < best.worst_delay_s);
-                if is_better {
-                    best = Some(plan);
-                }
-            }
-            Err(error) => failed = Some(error),
+            Ok(plan) => plans.push(plan),
+            Err(error) => failed = Err(error),
         }
     }
-    match (best, failed) {
-        (None, Some(error)) => Err(error),
-        (best, _) => Ok(best),
+    if plans.is_empty() {
+        failed?;
     }
+    Ok(plans)
 }
 
-/// The plan with one L for all.
-fn with_common_len(scenario: &Scenario, strategy: Strategy, len: u32) -> Result<Plan, PlanError> {
-    let rhythm = scenario.rhythm();
-    let works = scenario.leaving();
-    let works: Vec<_> = works
-        .map(|user| Work::of(user, rhythm, Begin::AtLeaving))
-        .collect();
-    let at_s = batch_done_at_s(scenario, len);
-    let prefilled = works.iter().map(|work| Prefilled {
-        len: work.context_len.min(len),
+/// The plan with the least delay of the worst user; of equal ones the first.
+pub fn best(plans: Vec<Plan>) -> Option<Plan> {
+    let better = |a: Plan, b: Plan| {
+        if b.worst_delay_s < a.worst_delay_s {
+            b
+        } else {
+            a
+        }
+    };
+    plans.into_iter().reduce(better)
+}
+
+/// The plan with one batch for so many tokens of each user.
+fn in_one_batch(scenario: &Scenario, strategy: Strategy, lens: &[u32]) -> Result<Plan, PlanError> {
+    let at_s = batch_done_at_s(scenario, lens);
+    let works: Vec<_> = Work::of_all(scenario, Begin::AtLeaving);
+    let order = scenario.by_leaving().iter();
+    let prefilled = order.map(|user| Prefilled {
+        len: lens[*user],
         at_s,
     });
     let prefilled: Vec<_> = prefilled.collect();

@@ -3,7 +3,7 @@
 //! Keys and values are only ever appended, so what a finished block holds is final while the source
 //! still decodes: it can be sent before the user leaves.
 
-use super::scenario::{Rhythm, User};
+use super::scenario::{Rhythm, Scenario, User};
 
 /// Most groups of blocks that are planned one by one for a user who is still decoding; more are put
 /// together, each group from when its last token is there.
@@ -43,6 +43,14 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// Of all users in the order in which they leave.
+    pub(crate) fn of_all(scenario: &Scenario, begin: Begin) -> Vec<Self> {
+        let users = scenario.leaving();
+        users
+            .map(|user| Self::of(user, scenario.rhythm(), begin))
+            .collect()
+    }
+
     /// Of a user.
     pub(crate) fn of(user: &User, rhythm: Rhythm, begin: Begin) -> Self {
         let context_len = user.context_len;
