@@ -1,10 +1,13 @@
 //! What is planned from what was measured, and what it is said to take.
 
+use std::time::Instant;
+
 use edgeprompt_telemetry::flow_shop::{Pipeline, StageTimes};
 use edgeprompt_transport::BitRate;
 use proptest::prelude::*;
 
 use super::*;
+use crate::own_speed::OwnSpeed;
 
 const LAYER_COUNT: u32 = 6;
 const TOKEN_COUNT: usize = 125;
@@ -211,6 +214,30 @@ fn predictions_are_the_flow_shops() {
     let labels = [Source::Memory, Source::Disk, Source::Peer(3), Source::Cloud];
     assert_eq!(labels.map(Source::label), Source::LABELS[..4]);
     assert_eq!(plan.source().label(), "hybrid");
+}
+
+#[test]
+fn what_an_edge_has_seen_of_itself_is_in_what_it_foretells() {
+    let ways = Ways {
+        cloud: Some(cloud(0, 40, 5)),
+        tokens: Tokens::Known,
+        ..Ways::default()
+    };
+    let (measured, now) = (PrefillSpeed::new(ms(40), TOKEN_COUNT), Instant::now());
+    let own = OwnSpeed::new(measured);
+    let plan = |at| Planner::new(own.at(at)).plan(&job(), &ways).unwrap();
+    assert_eq!(plan(now).source(), Source::Hybrid(LayerIndex(2)));
+    // Beside layers that arrive, computing takes longer.
+    own.note(PrefillSpeed::new(ms(160), TOKEN_COUNT), now);
+    let later = plan(now);
+    assert_eq!(
+        later.source(),
+        Source::Cloud,
+        "computing any here would delay all"
+    );
+    close(later.until_last_layer(), ms(245));
+    let others = plan(now).best_other;
+    assert_eq!(others, Some(ms(6 * 160)));
 }
 
 /// Up to some milliseconds for each stage.
