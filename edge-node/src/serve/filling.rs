@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::CloudSegment;
-use edgeprompt_kv::{LayerIndex, LayerKv};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv};
 use edgeprompt_model::Model;
 use edgeprompt_segment_store::SegmentInfo;
 use edgeprompt_telemetry::names;
@@ -338,6 +338,7 @@ fn tell_complete(filled: &Filled, token_count: usize, took: Duration) {
         source = filled.bytes.main().map_or("nothing", KvOrigin::label),
         recomputed_layers = filled.recomputed_count,
         plan = outcome.map(|it| it.source.label()),
+        codec = outcome.and_then(|it| it.codec).map(KvDtype::name),
         predicted_milliseconds = outcome.and_then(|it| it.predicted).map(milliseconds),
         regret_milliseconds = outcome.and_then(|it| it.regret).map(milliseconds),
         milliseconds = outcome.map_or(took, |it| it.actual).as_millis(),

@@ -1,6 +1,7 @@
 //! Counters that say zero before anything has happened: one that appears first with a one has no rate,
 //! and an alert on it sleeps through the first failure.
 
+use edgeprompt_kv::KvDtype;
 use edgeprompt_telemetry::names;
 use metrics::counter;
 
@@ -34,6 +35,9 @@ pub(crate) fn begin() {
     }
     for source in Source::LABELS {
         counter!(names::EDGE_KV_PLANS_TOTAL, names::SOURCE => source).increment(0);
+    }
+    for codec in KvDtype::ALL.map(KvDtype::name) {
+        counter!(names::EDGE_KV_PLAN_CODECS_TOTAL, names::CODEC => codec).increment(0);
     }
     for reason in Failed::ALL.map(Failed::label) {
         counter!(names::EDGE_KV_DISK_FAILED_TOTAL, names::REASON => reason).increment(0);

@@ -252,7 +252,8 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
     let Some(identity) = identity else {
         return Ok(Sources::default());
     };
-    let dtype = args.wire.dtype()?;
+    let codecs = args.wire.codecs()?;
+    let dtype = codecs.smallest();
     let cloud = match args.local {
         true => None,
         false => Some(
@@ -272,7 +273,7 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
             None => CloudHealth::default(),
         },
         cloud,
-        dtype,
+        codecs,
     })
 }
 
