@@ -387,6 +387,9 @@ fn generate(
 }
 
 fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
+    if answered.received_bytes > 0 {
+        tracing::info!(bytes = answered.received_bytes, "keys and values received");
+    }
     if args.timeline {
         let style = GanttStyle::of(&std::io::stderr());
         eprint!("{}", gantt::render(&answered.timeline, style));

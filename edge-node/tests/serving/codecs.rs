@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::edge::{Edge, completion, demo_model};
 use crate::sources::{asked, kv, only, segment, segment_of};
-use crate::support::{Cluster, run};
+use crate::support::{Cluster, run, stdout};
 use crate::{DESK, cluster};
 
 /// A cloud prompt that is here at once, whatever it comes in.
@@ -152,10 +152,21 @@ fn what_came_in_int8_is_kept_in_int8_and_not_used_where_nothing_may_be_lost() {
     assert_eq!(again, ("disk".to_owned(), ids, 0.0));
     assert_eq!(kept_bytes(), small_file);
 
+    let codec = || {
+        let listed = kv(&cluster, &["ls", "--json"]);
+        let listed: Value = serde_json::from_str(&stdout(&listed)).unwrap();
+        let table = stdout(&kv(&cluster, &["ls"]));
+        let codec = listed[0]["codec"].as_str().unwrap().to_owned();
+        assert!(table.contains(&format!(" {codec} ")), "{table}");
+        codec
+    };
+    assert_eq!(codec(), "int8");
+
     let (source, exact_ids, exact) = once(&cluster, "exact", "f32");
     assert_eq!(source, "cloud");
     assert!(exact > 3.6 * small, "{exact} {small}");
     assert!(kept_bytes() > 3 * small_file, "it took the other's place");
+    assert_eq!(codec(), "f32");
 
     // What lost nothing serves who would take less.
     let (source, ids, bytes) = once(&cluster, "last", "int8");
