@@ -17,6 +17,7 @@ mod plot;
 mod provenance;
 mod report;
 mod result_dir;
+mod scale;
 mod serve;
 mod serving;
 mod sharegpt;

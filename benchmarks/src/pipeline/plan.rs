@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::messages::TokensSpec;
 use crate::result_dir::ResultDirArgs;
+use crate::scale::Scale;
 
 /// Arguments of `benchmarks pipeline`.
 #[derive(Args, Clone, Debug)]
@@ -85,10 +86,6 @@ pub(crate) enum CloudStore {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Percent(f64);
 
-/// A share of the whole thing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Scale(f64);
-
 /// A number that is out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfRange(&'static str);
@@ -113,18 +110,6 @@ impl FromStr for Percent {
     }
 }
 
-impl FromStr for Scale {
-    type Err = OutOfRange;
-
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        let scale = text
-            .parse()
-            .ok()
-            .filter(|value| *value > 0.0 && *value <= 1.0);
-        scale.map(Self).ok_or(OutOfRange("not above 0 and up to 1"))
-    }
-}
-
 impl Percent {
     fn probability(self) -> Probability {
         #[expect(
@@ -134,18 +119,6 @@ impl Percent {
         )]
         let per_million = (self.0 * 1e4).round() as u32;
         Probability::per_million(per_million)
-    }
-}
-
-impl Scale {
-    fn of(self, whole: NonZeroU32) -> u32 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most the whole"
-        )]
-        let part = (f64::from(whole.get()) * self.0).round() as u32;
-        part.max(1)
     }
 }
 
@@ -212,7 +185,12 @@ const LINK_PROFILE: &str = "symmetric; rate of UDP payload; half the RTT each wa
 impl Plan {
     /// The points that the arguments ask for.
     pub(crate) fn of(args: &PipelineArgs) -> Self {
-        let scale = args.scale;
+        let scale = |whole: NonZeroU32| {
+            let left = args
+                .scale
+                .of(usize::try_from(whole.get()).unwrap_or(usize::MAX));
+            u32::try_from(left).unwrap_or_else(|_| whole.get())
+        };
         let mut points = Vec::new();
         for cloud_len in &args.cloud_lens {
             for rtt_ms in &args.rtts {
@@ -220,22 +198,22 @@ impl Plan {
                     rate_mbit_s: rate.get(),
                     rtt_ms: *rtt_ms,
                     loss_percent: args.loss.0,
-                    cloud_len: scale.of(*cloud_len),
+                    cloud_len: scale(*cloud_len),
                 }));
             }
         }
-        let (edge_len, rounds) = (scale.of(args.edge_len), scale.of(args.rounds));
+        let (edge_len, rounds) = (scale(args.edge_len), scale(args.rounds));
         let lens = |lens: &mut dyn Iterator<Item = u32>| {
             let lens: Vec<_> = lens.map(|len| len.to_string()).collect();
             lens.join(",")
         };
-        let scaled = (scale.0 < 1.0).then(|| {
+        let scaled = args.scale.is_part().then(|| {
             format!(
                 "scaled by {}: cloud prompts {} -> {}, edge prompt {} -> {edge_len}, rounds {} -> {rounds}; \
                  rates and round-trip times as they are",
-                scale.0,
+                args.scale.value(),
                 lens(&mut args.cloud_lens.iter().map(|len| len.get())),
-                lens(&mut args.cloud_lens.iter().map(|len| scale.of(*len))),
+                lens(&mut args.cloud_lens.iter().map(|len| scale(*len))),
                 args.edge_len,
                 args.rounds,
             )
@@ -248,7 +226,7 @@ impl Plan {
             edge_threads: args.edge_threads.get(),
             cloud_threads: args.cloud_threads.get(),
             seed: args.seed,
-            scale,
+            scale: args.scale,
             scaled,
             link_profile: LINK_PROFILE,
         }
@@ -362,8 +340,6 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused() {
         assert!("-1".parse::<Percent>().is_err() && "101".parse::<Percent>().is_err());
-        assert!("0".parse::<Scale>().is_err() && "1.5".parse::<Scale>().is_err());
-        assert!("nan".parse::<Scale>().is_err());
     }
 
     #[test]
