@@ -16,6 +16,7 @@ use edge_node::prefill_speed::PrefillSpeed;
 use edge_node::private::PrivateTokens;
 use edge_node::uplink::Uplink;
 use edgeprompt_engine::SequenceOptions;
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::ModelArgs;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptRef, PublicPrompt};
@@ -69,8 +70,8 @@ impl Edge {
                 self.identity = Some(EdgeIdentity::join(&token.parse()?)?);
                 Ok(EdgeReply::Done)
             }
-            EdgeOrder::Reach { addr } => {
-                self.reach(addr)?;
+            EdgeOrder::Reach { addr, codec } => {
+                self.reach(addr, codec)?;
                 Ok(EdgeReply::Done)
             }
             EdgeOrder::Leave => {
@@ -81,12 +82,13 @@ impl Edge {
         }
     }
 
-    fn reach(&mut self, addr: SocketAddr) -> Result<()> {
+    fn reach(&mut self, addr: SocketAddr, codec: KvDtype) -> Result<()> {
         self.leave();
         let identity = self.identity.as_ref().context("the edge has not joined")?;
         // Sockets belong to the runtime.
         let _entered = self.runtime.enter();
-        self.uplink = Some(Uplink::new(&[addr], identity, LinkConfig::default())?);
+        let uplink = Uplink::new(&[addr], identity, LinkConfig::default())?;
+        self.uplink = Some(uplink.asking_for(codec));
         Ok(())
     }
 

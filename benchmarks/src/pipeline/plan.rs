@@ -5,10 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::{LoadFormat, ModelArgs};
 use edgeprompt_model::ModelShape;
 use edgeprompt_testkit::emulator::{BitRate, DirectionProfile, EmulatedLink, Probability};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::messages::TokensSpec;
 use crate::result_dir::ResultDirArgs;
@@ -41,6 +42,14 @@ pub(crate) struct PipelineArgs {
         default_value = "512"
     )]
     pub(crate) cloud_lens: Vec<NonZeroU32>,
+    /// Number formats in which keys and values come, comma-separated: f32, f16, bf16, int8, int4
+    #[arg(
+        long,
+        value_name = "CODEC",
+        value_delimiter = ',',
+        default_value = "f32"
+    )]
+    pub(crate) codecs: Vec<KvDtype>,
     /// Length of the edge's private prompt in tokens
     #[arg(long, value_name = "TOKENS", default_value = "64")]
     pub(crate) edge_len: NonZeroU32,
@@ -133,6 +142,14 @@ pub(crate) struct Point {
     pub(crate) loss_percent: f64,
     /// Tokens of the cloud prompt.
     pub(crate) cloud_len: u32,
+    /// In which number format they come.
+    #[serde(serialize_with = "by_name")]
+    pub(crate) codec: KvDtype,
+}
+
+/// As people write it.
+fn by_name<S: Serializer>(codec: &KvDtype, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(codec.name())
 }
 
 impl Point {
@@ -192,13 +209,18 @@ impl Plan {
             u32::try_from(left).unwrap_or_else(|_| whole.get())
         };
         let mut points = Vec::new();
-        for cloud_len in &args.cloud_lens {
+        let prompts = args.codecs.iter().flat_map(|codec| {
+            let lens = args.cloud_lens.iter();
+            lens.map(move |cloud_len| (*codec, *cloud_len))
+        });
+        for (codec, cloud_len) in prompts {
             for rtt_ms in &args.rtts {
                 points.extend(args.rates.iter().map(|rate| Point {
                     rate_mbit_s: rate.get(),
                     rtt_ms: *rtt_ms,
                     loss_percent: args.loss.0,
-                    cloud_len: scale(*cloud_len),
+                    cloud_len: scale(cloud_len),
+                    codec,
                 }));
             }
         }
@@ -302,13 +324,15 @@ mod tests {
 
     #[test]
     fn the_points_are_every_combination() {
-        let plan = plan("--rates 50,100 --rtts 1,50 --cloud-lens 8,16");
-        assert_eq!(plan.points.len(), 8);
-        let last = plan.points[7];
+        let plan = plan("--rates 50,100 --rtts 1,50 --cloud-lens 8,16 --codecs f32,int8");
+        assert_eq!(plan.points.len(), 16);
+        let last = plan.points[15];
         assert_eq!(
             (last.rate_mbit_s, last.rtt_ms, last.cloud_len),
             (100, 50, 16)
         );
+        assert_eq!(last.codec, KvDtype::Int8);
+        assert_eq!(plan.points[7].codec, KvDtype::F32);
         assert_eq!(plan.cloud_len_max(), 16);
         assert_eq!(plan.scaled, None);
     }
