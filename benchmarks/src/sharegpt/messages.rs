@@ -145,6 +145,8 @@ pub(crate) struct RequestTimes {
     pub(crate) e2e_s: f64,
     /// Tokens of its answer.
     pub(crate) output_len: usize,
+    /// Tokens of its prompt whose keys and values were in blocks already.
+    pub(crate) shared_len: usize,
     /// A hash of its tokens, to compare: prompts here are random numbers.
     pub(crate) digest: String,
 }

@@ -181,3 +181,6 @@ impl<'a> Report<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

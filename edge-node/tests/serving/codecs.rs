@@ -104,7 +104,10 @@ fn auto_asks_an_unknown_link_for_the_smallest_and_a_known_one_for_the_best_and_t
     );
     assert_eq!(edge.metric("edge_kv_plan_codecs_total{codec=\"f32\"}"), 0.0);
     let codec = |named: &str| {
-        let body = completion("Ada asks what the jade plan costs.\n", &json!({"cloud_prompt": named}));
+        let body = completion(
+            "Ada asks what the jade plan costs.\n",
+            &json!({"cloud_prompt": named}),
+        );
         let answer = edge.post("/v1/completions", &body).json();
         answer["timings"]["kv_codec"].as_str().unwrap().to_owned()
     };
