@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 pub(crate) use csv_trace::{TraceRow, read as read_trace};
-pub(crate) use lengths::{Lens, RandomLens, ShareGptLens};
+pub(crate) use lengths::{Lens, RandomLens, ShareGptLens, drawn};
 pub(crate) use malformed::Malformed;
 pub(crate) use sharegpt::{Order, Oversampling, Rules, ShareGpt};
 pub(crate) use text::TextGenerator;

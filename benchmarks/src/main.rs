@@ -18,6 +18,7 @@ mod plot;
 mod provenance;
 mod report;
 mod result_dir;
+mod scale;
 mod serve;
 mod serving;
 mod sharegpt;

@@ -36,7 +36,7 @@ struct Report<'a> {
     provenance: Provenance,
     model: String,
     model_digest: String,
-    dtype: &'static str,
+    dtype: String,
     device: String,
     /// Threads busy in the cloud process while it computed a prompt.
     cloud_busy_threads: f64,
@@ -132,13 +132,20 @@ fn report<'a>(
         provenance,
         model: plan::model_name(model),
         model_digest: nodes.model_digest().to_owned(),
-        dtype: "f32",
+        dtype: codecs(points),
         device: model.device.to_string(),
         cloud_busy_threads: nodes.cloud_busy_threads,
         settings,
         planner_regret_mean: point::mean_regret(points).map(|(mean, _)| mean),
         points,
     }
+}
+
+/// The number formats of a sweep, in the order in which they were measured.
+fn codecs(points: &[PointResult]) -> String {
+    let mut names: Vec<_> = points.iter().map(|it| it.point.codec.name()).collect();
+    names.dedup();
+    names.join(",")
 }
 
 fn write_files(dir: &ResultDir, report: &Report<'_>) -> Result<()> {
@@ -179,8 +186,8 @@ fn regret_line(points: &[PointResult]) -> String {
 
 fn describe(point: &plan::Point) -> String {
     format!(
-        "{} Mbit/s, RTT {} ms, cloud prompt {}",
-        point.rate_mbit_s, point.rtt_ms, point.cloud_len
+        "{} Mbit/s, RTT {} ms, cloud prompt {} in {}",
+        point.rate_mbit_s, point.rtt_ms, point.cloud_len, point.codec
     )
 }
 

@@ -25,6 +25,7 @@ use outcome::{GroupOutcome, Series};
 use plan::Plan;
 use report::Report;
 
+use crate::dataset::ShareGpt;
 use crate::provenance::Provenance;
 
 /// Measures, prints tables and writes the files.
@@ -32,9 +33,11 @@ pub(crate) fn run(args: &ShareGptArgs) -> Result<()> {
     let plan = Plan::of(args)?;
     let provenance = Provenance::gather()?;
     let dir = args.result_dir.open()?;
-    let lens = Lens::of(args, &plan)?;
-    println!("{}", plan.in_words(&lens));
+    let conversations = args.dataset_path.as_deref().map(ShareGpt::open);
+    let conversations = conversations.transpose()?;
     let mut nodes = Nodes::start(args, &plan)?;
+    let lens = Lens::of((args, conversations), &plan, &mut nodes)?;
+    println!("{}", plan.in_words(&lens));
     let mut series = Vec::new();
     match plan.request_rates.is_empty() {
         true => {

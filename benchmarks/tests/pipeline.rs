@@ -132,8 +132,28 @@ fn a_cold_sweep_measures_every_point_and_says_where_it_comes_from() {
     let table = std::fs::read_to_string(dir.path().join("pipeline.md")).unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| "));
     assert_eq!(rows.count(), 2 + 2);
-    for plot in ["pipeline-model-24.svg", "pipeline-speedup-24.svg"] {
-        assert!(dir.path().join(plot).is_file(), "{plot}");
+    for plot in ["model", "speedup", "regime"] {
+        let plot = format!("pipeline-{plot}-24.svg");
+        assert!(dir.path().join(&plot).is_file(), "{plot}");
+    }
+}
+
+#[test]
+fn a_sweep_over_number_formats_has_fewer_bytes_and_a_map_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let sweep = ["--cloud-store", "warm", "--codecs", "f32,int8"];
+    succeeded(&pipeline(dir.path(), &[&TINY[..], &sweep[..]].concat()));
+    let result = result(dir.path());
+    assert_eq!(result["dtype"], "f32,int8");
+    let points = result["points"].as_array().unwrap();
+    let codecs: Vec<_> = points.iter().map(|it| &it["point"]["codec"]).collect();
+    assert_eq!(codecs, ["f32", "f32", "int8", "int8"]);
+    let bytes = |index: usize| points[index]["kv_bytes_logical"].as_f64().unwrap();
+    // Scales take their part of so few tokens.
+    assert!(bytes(0) > 3.3 * bytes(2), "{} {}", bytes(0), bytes(2));
+    for plot in ["pipeline-regime-24.svg", "pipeline-regime-24-int8.svg"] {
+        let map = std::fs::read_to_string(dir.path().join(plot)).unwrap();
+        assert!(map.contains(" %</text>"), "{map}");
     }
 }
 

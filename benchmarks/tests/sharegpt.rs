@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use edgeprompt_model::{ComputeDevice, Model};
+use serde_json::{Value, json};
 
 const MODES: [&str; 5] = ["paged", "paged-pc", "relay", "edgeprompt", "concat"];
 
@@ -136,11 +137,61 @@ fn requests_that_come_as_they_please_are_all_answered() {
 }
 
 #[test]
+fn answers_are_as_long_as_the_models_tokenizer_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/model/demo");
+    let [question, answer] = [
+        "How much does the jade plan cost?",
+        "It costs three coins, Ada.",
+    ];
+    let conversation = json!([{"id": "a", "conversations": [
+        {"from": "human", "value": question}, {"from": "gpt", "value": answer},
+    ]}]);
+    let dataset = dir.path().join("conversations.json");
+    std::fs::write(&dataset, conversation.to_string()).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_benchmarks"))
+        .args([
+            "sharegpt",
+            "--num-prompts",
+            "2",
+            "--num-groups",
+            "1",
+            "--cloud-lens",
+            "24",
+        ])
+        .args(["--edge-len", "20", "--modes", "relay", "--model"])
+        .arg(&demo)
+        .arg("--dataset-path")
+        .arg(&dataset)
+        .arg("--result-dir")
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let found = result(&output, dir.path(), "sharegpt.json");
+    let model = Model::demo(&ComputeDevice::default().open().unwrap()).unwrap();
+    let len = model.tokenizer().unwrap().encode(answer).unwrap().len();
+    assert_ne!(
+        len,
+        answer.len().div_ceil(4),
+        "it would not tell one from the other"
+    );
+    assert_eq!(found["output_lens"]["of_answers"], json!([len, len]));
+    let origin = found["output_lens"]["origin"].as_str().unwrap();
+    assert!(
+        origin.contains("counted with the model's tokenizer"),
+        "{origin}"
+    );
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, words) in [
-        (["--scale", "0"], "--scale is above 0"),
-        (["--request-rates", "0"], "--request-rates are above 0"),
+        (["--scale", "0"], "not above 0"),
+        (["--request-rates", "-1"], "--request-rates are above 0"),
+        (["--edge-device", "abacus"], "abacus"),
+        (["--cloud-device", "cuda"], "cuda"),
         (["--link-profile", "avian"], "lan, wifi, 5g, lte, 6g"),
         (["--cloud-lens", "500"], "context"),
         (["--dataset-path", "no-such-file"], "no-such-file"),

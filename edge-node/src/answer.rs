@@ -13,6 +13,7 @@ use edgeprompt_telemetry::timeline::LayerTimeline;
 
 use crate::cloud_prompt::{CloudPrompt, Loss};
 use crate::patience::Patience;
+use crate::prefill_speed::PrefillSpeed;
 use crate::private::PrivateTokens;
 use crate::public_layers::{PublicLayers, Waiter};
 
@@ -106,6 +107,8 @@ pub struct Answer {
     pub recomputed: Option<Recomputed>,
     /// Layers that were computed here by choice, because the link would have brought them later.
     pub chosen_count: usize,
+    /// How fast this edge computed layers of the cloud prompt, if it did.
+    pub speed: Option<PrefillSpeed>,
     /// The cloud prompt, complete now, for the next question.
     pub segment: Option<CloudSegment>,
 }
@@ -163,7 +166,7 @@ pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) 
             .record(layers.timeline.transfer_time());
     }
     metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(asked_at.elapsed());
-    let recomputed = layers.recomputed();
+    let (recomputed, speed) = (layers.recomputed(), layers.speed());
     let (tokens, finish) = generate(question, &mut sequence, first, &mut on);
     Answer {
         tokens,
@@ -172,6 +175,7 @@ pub fn answer(question: &Question<'_>, cloud: Cloud, mut on: impl FnMut(Event)) 
         received_bytes: layers.bytes.received(),
         recomputed,
         chosen_count: layers.chosen_count,
+        speed,
         segment,
     }
 }

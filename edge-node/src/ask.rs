@@ -153,7 +153,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
         .build()
         .map_err(Failure::of(Exit::Usage))?;
     let uplink = runtime.block_on(link::uplink(&args.cloud.addr, &identity))?;
-    let uplink = uplink.asking_for(args.wire.dtype()?);
+    let uplink = uplink.asking_for(args.wire.codecs()?.smallest());
     let asked_at = Instant::now();
     let fetched = runtime.block_on(CloudPrompt::fetch(&uplink, &model, prompt));
     // The link closes when the layers are in, whatever the private prompt is and however long the
@@ -387,6 +387,9 @@ fn generate(
 }
 
 fn report(args: &AskArgs, answered: &Answer) -> Result<(), Failure> {
+    if answered.received_bytes > 0 {
+        tracing::info!(bytes = answered.received_bytes, "keys and values received");
+    }
     if args.timeline {
         let style = GanttStyle::of(&std::io::stderr());
         eprint!("{}", gantt::render(&answered.timeline, style));

@@ -361,7 +361,7 @@ fn not_linked(addr: &str, error: ConnectError) -> Finding {
         | ConnectError::TokenUnknown => {
             "run `edge-node join TOKEN --replace` with a token from `cloud-node invite`"
         }
-        ConnectError::Version => "run the same version on both nodes",
+        ConnectError::Version => "update both nodes to the same release",
         ConnectError::Full | ConnectError::TooManyLinks | ConnectError::Lost(_) => {
             "try again; if it stays so, look at the cloud's log"
         }

@@ -142,14 +142,17 @@ fn ls(args: &LsArgs) -> Result<(), Failure> {
         return say(format_args!("{}\n", Value::from(rows)));
     }
     let mut page = format!(
-        "{:<24} {:<8} {:>8} {:>9} {:>9}  PROMPT ID\n",
-        "NAMES", "MODEL", "TOKENS", "MIB", "USED"
+        "{:<24} {:<8} {:>8} {:<5} {:>9} {:>9}  PROMPT ID\n",
+        "NAMES", "MODEL", "TOKENS", "CODEC", "MIB", "USED"
     );
     for row in rows {
         let names = row.names.join(",");
-        let (model, tokens) = match &row.info {
-            Some(info) => (info.model.short(), info.tokens.len().to_string()),
-            None => ("-".to_owned(), "damaged".to_owned()),
+        let (model, tokens, codec) = match &row.info {
+            Some(info) => {
+                let tokens = info.tokens.len().to_string();
+                (info.model.short(), tokens, info.dtype.name())
+            }
+            None => ("-".to_owned(), "damaged".to_owned(), "-"),
         };
         let (mib, used) = (
             mib(row.kept.bytes),
@@ -158,7 +161,7 @@ fn ls(args: &LsArgs) -> Result<(), Failure> {
         // Writing into a string does not fail.
         let _ = writeln!(
             page,
-            "{names:<24} {model:<8} {tokens:>8} {mib:>9} {used:>9}  {}",
+            "{names:<24} {model:<8} {tokens:>8} {codec:<5} {mib:>9} {used:>9}  {}",
             row.kept.id
         );
     }
@@ -376,6 +379,7 @@ impl<'a> Row<'a> {
             "names": self.names,
             "model": self.info.as_ref().map(|info| info.model.to_string()),
             "token_count": self.info.as_ref().map(|info| info.tokens.len()),
+            "codec": self.info.as_ref().map(|info| info.dtype.name()),
             "bytes": self.kept.bytes,
             "used_at": used_at.map_or(0, |since| since.as_secs()),
             "trust_domain": self.kept.domain,

@@ -15,6 +15,7 @@ pub mod kv_origin;
 pub mod layer_bar;
 pub mod link;
 mod model_question;
+pub mod own_speed;
 pub mod patience;
 pub mod planned_fetch;
 pub mod planner;

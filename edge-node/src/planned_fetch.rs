@@ -9,8 +9,9 @@ use edgeprompt_protocol::PromptRef;
 
 use crate::answer::Cloud;
 use crate::cloud_prompt::{CloudPrompt, CloudPromptError};
-use crate::planner::{Job, Plan, Planner, Tokens, Ways};
+use crate::planner::{FromCloud, Job, Plan, Planner, Tokens, Ways};
 use crate::uplink::Uplink;
+use crate::wire_codec::Codecs;
 
 /// The layers of a prompt: what is worth asking the cloud for is on its way, the rest is this edge's
 /// to compute.
@@ -24,7 +25,10 @@ pub async fn obtain(
     (prompt, tokens): (PromptRef, Vec<TokenId>),
 ) -> Result<(Cloud, Option<Plan>), CloudPromptError> {
     let ways = Ways {
-        cloud: Some(uplink.fresh_estimate().into()),
+        cloud: Some(FromCloud {
+            codecs: Codecs::Only(uplink.dtype()),
+            speed: uplink.fresh_estimate().into(),
+        }),
         tokens: Tokens::Known,
         ..Ways::default()
     };

@@ -13,6 +13,7 @@ use edgeprompt_transport::LinkEstimate;
 
 use crate::fetch_plan::{LayerCosts, felt};
 use crate::prefill_speed::PrefillSpeed;
+use crate::wire_codec::{Codecs, encoding};
 
 /// What is known of a cloud, or a neighbour, and of the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,6 @@ pub struct CloudEstimate {
     pub link: LinkEstimate,
     /// How fast it computed the layer that came last; no time at all if that was stored.
     pub speed: PrefillSpeed,
-    /// The number format in which layers come.
-    pub dtype: KvDtype,
 }
 
 /// How fast a disk gave what was read last, verification included.
@@ -65,6 +64,10 @@ impl Job {
         }
     }
 
+    const fn layer_numbers(&self) -> usize {
+        self.layer_bytes(KvDtype::F32) / size_of::<f32>()
+    }
+
     const fn layer_bytes(&self, dtype: KvDtype) -> usize {
         self.geometry.layer_bytes(self.token_count, dtype)
     }
@@ -94,6 +97,17 @@ pub enum Tokens {
 pub struct Peer {
     /// Which one.
     pub index: usize,
+    /// The number format in which it is asked for it.
+    pub dtype: KvDtype,
+    /// How fast it is.
+    pub speed: Known<CloudEstimate>,
+}
+
+/// A cloud that serves the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromCloud {
+    /// The number formats in which it may be asked for it.
+    pub codecs: Codecs,
     /// How fast it is.
     pub speed: Known<CloudEstimate>,
 }
@@ -108,7 +122,7 @@ pub struct Ways {
     /// Neighbours, in the order of preference.
     pub peers: Vec<Peer>,
     /// The cloud serves it.
-    pub cloud: Option<Known<CloudEstimate>>,
+    pub cloud: Option<FromCloud>,
     /// Computing it here.
     pub tokens: Tokens,
 }
@@ -152,6 +166,8 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Course {
     source: Source,
+    /// The number format in which its layers come, if any come.
+    codec: Option<KvDtype>,
     /// What its layers take; `None` if that was not measured.
     costs: Option<LayerCosts>,
     /// Layers before this one are computed here.
@@ -180,6 +196,11 @@ impl Plan {
     /// Where they are to come from.
     pub const fn source(&self) -> Source {
         self.course.source
+    }
+
+    /// The number format in which layers are to come; `None` if none are.
+    pub const fn codec(&self) -> Option<KvDtype> {
+        self.course.codec
     }
 
     /// The first layer that is not computed here; the number of layers if all are.
@@ -225,11 +246,11 @@ impl Planner {
     /// The best way to have a prompt; `None` if there is none. Of equally good ones, the nearest.
     ///
     /// By what was measured, none of memory, disk, neighbours, cloud and computing here would be
-    /// faster by more than scheduling makes of it. Working on both sides is planned where it saves a
+    /// faster by more than scheduling makes of it; of the cloud's number formats that are about as fast,
+    /// the one that loses least. Working on both sides is planned where it saves a
     /// tenth.
     pub fn plan(&self, job: &Job, ways: &Ways) -> Option<Plan> {
         let singles = self.singles(job, ways);
-        let streamed = singles.iter().position(|it| it.source == Source::Cloud);
         // Nearest first, so that the first of equals is the nearest.
         let measured = singles.iter().enumerate();
         let measured = measured.filter_map(|(place, it)| Some((felt(it.time()?), place)));
@@ -240,7 +261,9 @@ impl Planner {
             (untried, best) => untried.or(best)?,
         };
         let mut course = singles[place];
-        let shared = streamed.and_then(|cloud| self.shared(&singles[cloud], ways.tokens));
+        let streamed = singles.iter().filter(|it| it.source == Source::Cloud);
+        let shared = streamed.filter_map(|cloud| Self::shared(cloud, ways.tokens));
+        let shared = shared.min_by_key(|shared| shared.time().map(felt));
         if let Some(shared) = shared.filter(|_| untried != Some(place))
             && felt(shared.time()?) < felt(course.time()?)
         {
@@ -257,15 +280,16 @@ impl Planner {
     /// Every source by itself, the nearest first.
     fn singles(&self, job: &Job, ways: &Ways) -> Vec<Course> {
         let all = LayerIndex(0);
-        let course = |source, costs| Course {
+        let course = |source, codec, costs| Course {
             source,
+            codec,
             costs,
             first: all,
         };
         let nothing = self.costs(job, Duration::ZERO);
         let memory = ways
             .is_in_memory
-            .then(|| course(Source::Memory, Some(nothing)));
+            .then(|| course(Source::Memory, None, Some(nothing)));
         let disk = ways.disk.map(|OnDisk { dtype, speed }| {
             let costs = match speed {
                 Known::Unmeasured => None,
@@ -273,18 +297,26 @@ impl Planner {
                     Some(self.costs(job, speed.time_of(job.layer_bytes(dtype))))
                 }
             };
-            course(Source::Disk, costs)
+            course(Source::Disk, Some(dtype), costs)
         });
         let peers = ways.peers.iter().map(|peer| {
-            let costs = self.streaming(job, peer.speed);
-            course(Source::Peer(peer.index), costs)
+            let costs = self.streaming(job, (peer.speed, peer.dtype));
+            course(Source::Peer(peer.index), Some(peer.dtype), costs)
         });
-        let cloud = ways.cloud.map(|speed| {
-            let costs = self.streaming(job, speed);
-            course(Source::Cloud, costs)
+        let cloud = ways.cloud.into_iter().flat_map(|cloud| {
+            let codecs = match cloud.speed {
+                // Of what is not known to be fast, as little as may be.
+                Known::Unmeasured => Codecs::Only(cloud.codecs.smallest()),
+                Known::Measured(_) => cloud.codecs,
+            };
+            codecs.to_ask_for().map(move |dtype| {
+                let costs = self.streaming(job, (cloud.speed, dtype));
+                course(Source::Cloud, Some(dtype), costs)
+            })
         });
         let local = (ways.tokens == Tokens::Known).then_some(Course {
             source: Source::Local,
+            codec: None,
             costs: Some(nothing),
             first: LayerIndex(job.geometry.layer_count()),
         });
@@ -293,25 +325,33 @@ impl Planner {
     }
 
     /// This edge and the cloud, where sharing the work pays.
-    fn shared(&self, cloud: &Course, tokens: Tokens) -> Option<Course> {
+    fn shared(cloud: &Course, tokens: Tokens) -> Option<Course> {
         let costs = cloud.costs.filter(|_| tokens == Tokens::Known)?;
         let first = costs.first_to_fetch();
         (first.0 > 0 && first.0 < costs.layer_count).then_some(Course {
             source: Source::Hybrid(first),
             costs: Some(costs),
             first,
+            ..*cloud
         })
     }
 
-    fn streaming(&self, job: &Job, speed: Known<CloudEstimate>) -> Option<LayerCosts> {
-        let Known::Measured(CloudEstimate { link, speed, dtype }) = speed else {
+    /// Layers are encoded beside what is computed and sent. Of two machines in a row that take the same
+    /// time for every layer, the slower one sets the pace, and the other is waited for once.
+    fn streaming(
+        &self,
+        job: &Job,
+        (speed, dtype): (Known<CloudEstimate>, KvDtype),
+    ) -> Option<LayerCosts> {
+        let Known::Measured(CloudEstimate { link, speed }) = speed else {
             return None;
         };
         let sending = time_of(job.layer_bytes(dtype), link.rate.bytes_per_second());
+        let encoding = encoding(dtype, job.layer_numbers());
         Some(LayerCosts {
             computing_in_cloud: speed.layer(job.token_count),
-            latency: link.rtt,
-            ..self.costs(job, sending)
+            latency: link.rtt.saturating_add(encoding.min(sending)),
+            ..self.costs(job, encoding.max(sending))
         })
     }
 

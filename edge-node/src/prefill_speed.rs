@@ -11,6 +11,12 @@ use edgeprompt_model::Model;
 /// that a large model takes well under a second.
 const TOKENS_MEASURED: usize = 128;
 
+/// Most layers that are timed: half of them may be disturbed by whatever else the machine does.
+const LAYERS_TIMED_MAX: usize = 5;
+
+/// No further layer is timed after so long.
+const MEASURING_MAX: Duration = Duration::from_millis(300);
+
 /// The time of one layer over a number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefillSpeed {
@@ -19,28 +25,45 @@ pub struct PrefillSpeed {
 }
 
 impl PrefillSpeed {
-    /// Times one layer, once to warm up and once to keep. It computes for a moment: not for async
-    /// threads.
+    /// Times a few layers after one that warms up, and keeps the median. It computes for a moment: not
+    /// for async threads.
     pub fn measure(model: &Model) -> Self {
         let token_count = TOKENS_MEASURED.min(model.config.context_len_max.max(1));
         let tokens = vec![TokenId(0); token_count];
         let mut prefill = SegmentPrefill::start(model, &tokens);
-        // From one projection to the next is exactly one layer. A model of fewer layers than this
-        // takes is timed by what it has.
-        let mut layer = Duration::ZERO;
-        for _ in 0..3 {
+        let began = Instant::now();
+        // From one projection to the next is exactly one layer. The first is a projection alone, and
+        // the layer after it warms up: a model of fewer layers is timed by what it has.
+        let mut times = Vec::new();
+        while times.len() < LAYERS_TIMED_MAX + 2 {
             let start = Instant::now();
             if prefill.next().is_none() {
                 break;
             }
-            layer = start.elapsed();
+            times.push(start.elapsed());
+            if times.len() > 2 && began.elapsed() > MEASURING_MAX {
+                break;
+            }
         }
+        let layer = typical(times);
         Self { layer, token_count }
     }
 
     /// So long a layer over so many tokens.
     pub const fn new(layer: Duration, token_count: usize) -> Self {
         Self { layer, token_count }
+    }
+
+    /// How many tokens it was measured with.
+    pub const fn token_count(&self) -> usize {
+        self.token_count
+    }
+
+    /// Halfway to another speed, as if measured with its tokens.
+    #[must_use]
+    pub(crate) fn mean(&self, other: Self) -> Self {
+        let layer = self.layer(other.token_count).saturating_add(other.layer) / 2;
+        Self { layer, ..other }
     }
 
     /// The time of one layer over `token_count` tokens, in proportion: attention's share, which
@@ -50,6 +73,14 @@ impl PrefillSpeed {
         let share = token_count as f64 / self.token_count.max(1) as f64;
         self.layer.mul_f64(share)
     }
+}
+
+/// The median of those after the first two, or the last one if there are no more.
+fn typical(times: Vec<Duration>) -> Duration {
+    let last = times.last().copied().unwrap_or_default();
+    let mut timed: Vec<_> = times.into_iter().skip(2).collect();
+    timed.sort();
+    timed.get(timed.len() / 2).copied().unwrap_or(last)
 }
 
 #[cfg(test)]
@@ -63,6 +94,18 @@ mod tests {
         let speed = PrefillSpeed::new(Duration::from_millis(20), 128);
         assert_eq!(speed.layer(64), Duration::from_millis(10));
         assert_eq!(speed.layer(512), Duration::from_millis(80));
+    }
+
+    #[test]
+    fn a_disturbed_layer_does_not_count() {
+        let typical =
+            |times: &[u64]| typical(times.iter().copied().map(Duration::from_millis).collect());
+        assert_eq!(
+            typical(&[1, 50, 20, 90, 21, 19, 22]),
+            Duration::from_millis(21)
+        );
+        assert_eq!(typical(&[1, 50]), Duration::from_millis(50));
+        assert_eq!(typical(&[]), Duration::ZERO);
     }
 
     #[test]

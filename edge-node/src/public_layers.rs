@@ -15,6 +15,7 @@ use crate::answer::{Cloud, Event, Recomputed};
 use crate::cloud_prompt::{Arrival, Loss, LossReason};
 use crate::kv_origin::{KvOrigin, OriginBytes};
 use crate::patience::{Measured, Patience};
+use crate::prefill_speed::PrefillSpeed;
 
 /// The label of layers that the edge computes because they would come later.
 pub(crate) const FASTER_HERE: &str = "faster_here";
@@ -48,6 +49,8 @@ pub(crate) struct PublicLayers<'a> {
     loss: Option<Loss>,
     /// Computes layers here, from the first on.
     local: Option<SegmentPrefill<'a>>,
+    /// How long it took for each of them.
+    computing: Vec<Duration>,
     asked_at: Instant,
     private_len: usize,
     patience: Patience,
@@ -76,6 +79,7 @@ impl<'a> PublicLayers<'a> {
             first_expected: end,
             loss: None,
             local: None,
+            computing: Vec::new(),
             asked_at: waiter.asked_at,
             private_len: waiter.private_len,
             patience: waiter.patience,
@@ -198,7 +202,9 @@ impl<'a> PublicLayers<'a> {
             let local = self
                 .local
                 .get_or_insert_with(|| SegmentPrefill::start(self.model, &self.tokens));
+            let start = Instant::now();
             let (computed, view) = local.next().expect("a prefill brings every layer");
+            self.computing.push(start.elapsed());
             // A layer that did arrive is kept.
             if self.segment.layers.fill(computed, view).is_ok() {
                 self.count_computed(computed);
@@ -242,6 +248,15 @@ impl<'a> PublicLayers<'a> {
             layer_count: self.recomputed_count,
             loss,
         })
+    }
+
+    /// How fast layers were computed here, if any were. From one projection to the next is exactly one
+    /// layer; the first layer is a projection alone.
+    pub(crate) fn speed(&self) -> Option<PrefillSpeed> {
+        let whole = self.computing.get(1..)?;
+        let count = u32::try_from(whole.len()).ok().filter(|count| *count > 0)?;
+        let layer = whole.iter().sum::<Duration>() / count;
+        Some(PrefillSpeed::new(layer, self.segment.range().len()))
     }
 
     fn since_asked(&self, instant: Instant) -> Duration {

@@ -188,8 +188,7 @@ impl Uplink {
             rtt: rtt?,
         };
         let (speed, _) = state.cloud_speed?;
-        let dtype = self.dtype;
-        Some(CloudEstimate { link, speed, dtype })
+        Some(CloudEstimate { link, speed })
     }
 
     /// What is known of the way to the cloud, by this link and those before it.

@@ -301,6 +301,46 @@ fn a_prompt_that_was_fetched_once_is_remembered_when_the_cloud_is_down() {
     assert!(aside.to_str().unwrap().ends_with("tale.damaged"));
 }
 
+/// The token ids of an answer, and how many bytes of keys and values came for it.
+fn asked_in(cluster: &Cluster, codec: &str) -> (String, f64) {
+    let question = "My name is Ada. I have the jade plan. How much does it cost?
+";
+    let asked = cluster.ask(&[
+        "--cloud-prompt",
+        "desk",
+        question,
+        "--wire-codec",
+        codec,
+        "--print-token-ids",
+        "-v",
+    ]);
+    let log = stderr(&asked);
+    assert!(asked.status.success(), "{log}");
+    let received = log
+        .lines()
+        .find(|line| line.contains("keys and values received"));
+    let (_, bytes) = received.unwrap().rsplit_once("bytes=").unwrap();
+    (stdout(&asked), bytes.trim().parse().unwrap())
+}
+
+#[test]
+fn a_question_is_answered_in_every_number_format() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/model/demo");
+    let desk = include_str!("../src/demo/cloud_prompt.txt");
+    let cluster = Cluster::start(&["--model", model.to_str().unwrap()], &[("desk", desk)]);
+    let (exact, exact_bytes) = asked_in(&cluster, "f32");
+    assert!(exact.contains(','), "an answer has several tokens");
+    for (codec, ratio_min) in [("f16", 2.0), ("bf16", 2.0), ("int8", 3.6), ("int4", 6.2)] {
+        let (answer, bytes) = asked_in(&cluster, codec);
+        let ratio = exact_bytes / bytes;
+        assert!(
+            (ratio_min..1.1 * ratio_min).contains(&ratio),
+            "{codec}: {ratio}"
+        );
+        assert_eq!(answer, exact, "{codec}");
+    }
+}
+
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());

@@ -1,5 +1,7 @@
 //! Lengths of prompts and answers: as in ShareGPT, or between two bounds.
 
+use std::ops::RangeInclusive;
+
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -11,6 +13,11 @@ pub(crate) struct Lens {
     pub(crate) prompt: usize,
     /// Tokens of the answer.
     pub(crate) output: usize,
+}
+
+/// One length of several, by a seed.
+pub(crate) fn drawn(lens: RangeInclusive<usize>, seed: u64) -> usize {
+    ChaCha8Rng::seed_from_u64(seed).random_range(lens)
 }
 
 /// Longest prompt and answer together, as in vLLM's rules for ShareGPT.

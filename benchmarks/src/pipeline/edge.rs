@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use edge_node::answer::{Answer, Cloud, Question, Stop, answer};
 use edge_node::cloud_prompt::CloudPrompt;
+use edge_node::own_speed::OwnSpeed;
 use edge_node::patience::Patience;
 use edge_node::planned_fetch;
 use edge_node::planner::Planner;
@@ -15,6 +16,7 @@ use edge_node::prefill_speed::PrefillSpeed;
 use edge_node::private::PrivateTokens;
 use edge_node::uplink::Uplink;
 use edgeprompt_engine::SequenceOptions;
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::ModelArgs;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptRef, PublicPrompt};
@@ -39,7 +41,7 @@ pub(crate) struct EdgeArgs {
 /// An edge and what it has joined.
 struct Edge {
     model: Arc<Model>,
-    planner: Planner,
+    speed: OwnSpeed,
     runtime: Runtime,
     identity: Option<EdgeIdentity>,
     uplink: Option<Uplink>,
@@ -49,7 +51,7 @@ struct Edge {
 pub(crate) fn run(args: &EdgeArgs) -> Result<()> {
     let model = Arc::new(args.model.open()?);
     let mut edge = Edge {
-        planner: Planner::new(PrefillSpeed::measure(&model)),
+        speed: OwnSpeed::new(PrefillSpeed::measure(&model)),
         model,
         runtime: super::network_runtime()?,
         identity: None,
@@ -68,8 +70,8 @@ impl Edge {
                 self.identity = Some(EdgeIdentity::join(&token.parse()?)?);
                 Ok(EdgeReply::Done)
             }
-            EdgeOrder::Reach { addr } => {
-                self.reach(addr)?;
+            EdgeOrder::Reach { addr, codec } => {
+                self.reach(addr, codec)?;
                 Ok(EdgeReply::Done)
             }
             EdgeOrder::Leave => {
@@ -80,12 +82,13 @@ impl Edge {
         }
     }
 
-    fn reach(&mut self, addr: SocketAddr) -> Result<()> {
+    fn reach(&mut self, addr: SocketAddr, codec: KvDtype) -> Result<()> {
         self.leave();
         let identity = self.identity.as_ref().context("the edge has not joined")?;
         // Sockets belong to the runtime.
         let _entered = self.runtime.enter();
-        self.uplink = Some(Uplink::new(&[addr], identity, LinkConfig::default())?);
+        let uplink = Uplink::new(&[addr], identity, LinkConfig::default())?;
+        self.uplink = Some(uplink.asking_for(codec));
         Ok(())
     }
 
@@ -109,19 +112,23 @@ impl Edge {
         let private = PrivateTokens::new(private);
         let prompt = PromptRef::Public(PublicPrompt::Tokens(public.clone()));
         let uplink = self.uplink.as_ref().context("the edge has no uplink")?;
+        let planner = Planner::new(self.speed.at(Instant::now()));
         let (busy, asked_at) = (BusyThreads::start(), Instant::now());
         let (cloud, plan) = self.runtime.block_on(async {
             if ask.mode == Mode::Planned {
                 let known = (prompt, public);
-                return planned_fetch::obtain(&self.planner, uplink, &self.model, known).await;
+                return planned_fetch::obtain(&planner, uplink, &self.model, known).await;
             }
             let fetched = CloudPrompt::fetch(uplink, &self.model, prompt).await?;
             Ok((Cloud::Arriving(fetched), None))
         })?;
         let answered = self.answer(ask.mode, &private, (cloud, asked_at));
+        if let Some(speed) = answered.speed {
+            self.speed.note(speed, Instant::now());
+        }
         let mut answered = report(answered, &busy)?;
         // Where the private prompt is no secret, its share is known as well.
-        let work = self.planner.computing(private.len());
+        let work = planner.computing(private.len());
         let predicted = plan.and_then(|plan| plan.until_done(work));
         answered.predicted_ms = predicted.map(ms);
         self.runtime.block_on(uplink.settle());

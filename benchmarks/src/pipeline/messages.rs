@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use edgeprompt_kv::TokenId;
+use edgeprompt_kv::{KvDtype, TokenId};
 use edgeprompt_telemetry::timeline::LayerTimeline;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -72,6 +72,8 @@ pub(crate) enum EdgeOrder {
     Reach {
         /// The address.
         addr: SocketAddr,
+        /// In which number format layers are asked for.
+        codec: KvDtype,
     },
     /// To close the link.
     Leave,

@@ -5,13 +5,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::{LoadFormat, ModelArgs};
 use edgeprompt_model::ModelShape;
 use edgeprompt_testkit::emulator::{BitRate, DirectionProfile, EmulatedLink, Probability};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::messages::TokensSpec;
 use crate::result_dir::ResultDirArgs;
+use crate::scale::Scale;
 
 /// Arguments of `benchmarks pipeline`.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +42,14 @@ pub(crate) struct PipelineArgs {
         default_value = "512"
     )]
     pub(crate) cloud_lens: Vec<NonZeroU32>,
+    /// Number formats in which keys and values come, comma-separated: f32, f16, bf16, int8, int4
+    #[arg(
+        long,
+        value_name = "CODEC",
+        value_delimiter = ',',
+        default_value = "f32"
+    )]
+    pub(crate) codecs: Vec<KvDtype>,
     /// Length of the edge's private prompt in tokens
     #[arg(long, value_name = "TOKENS", default_value = "64")]
     pub(crate) edge_len: NonZeroU32,
@@ -85,10 +95,6 @@ pub(crate) enum CloudStore {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Percent(f64);
 
-/// A share of the whole thing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Scale(f64);
-
 /// A number that is out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfRange(&'static str);
@@ -113,18 +119,6 @@ impl FromStr for Percent {
     }
 }
 
-impl FromStr for Scale {
-    type Err = OutOfRange;
-
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        let scale = text
-            .parse()
-            .ok()
-            .filter(|value| *value > 0.0 && *value <= 1.0);
-        scale.map(Self).ok_or(OutOfRange("not above 0 and up to 1"))
-    }
-}
-
 impl Percent {
     fn probability(self) -> Probability {
         #[expect(
@@ -134,18 +128,6 @@ impl Percent {
         )]
         let per_million = (self.0 * 1e4).round() as u32;
         Probability::per_million(per_million)
-    }
-}
-
-impl Scale {
-    fn of(self, whole: NonZeroU32) -> u32 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most the whole"
-        )]
-        let part = (f64::from(whole.get()) * self.0).round() as u32;
-        part.max(1)
     }
 }
 
@@ -160,6 +142,14 @@ pub(crate) struct Point {
     pub(crate) loss_percent: f64,
     /// Tokens of the cloud prompt.
     pub(crate) cloud_len: u32,
+    /// In which number format they come.
+    #[serde(serialize_with = "by_name")]
+    pub(crate) codec: KvDtype,
+}
+
+/// As people write it.
+fn by_name<S: Serializer>(codec: &KvDtype, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(codec.name())
 }
 
 impl Point {
@@ -212,30 +202,40 @@ const LINK_PROFILE: &str = "symmetric; rate of UDP payload; half the RTT each wa
 impl Plan {
     /// The points that the arguments ask for.
     pub(crate) fn of(args: &PipelineArgs) -> Self {
-        let scale = args.scale;
+        let scale = |whole: NonZeroU32| {
+            let left = args
+                .scale
+                .of(usize::try_from(whole.get()).unwrap_or(usize::MAX));
+            u32::try_from(left).unwrap_or_else(|_| whole.get())
+        };
         let mut points = Vec::new();
-        for cloud_len in &args.cloud_lens {
+        let prompts = args.codecs.iter().flat_map(|codec| {
+            let lens = args.cloud_lens.iter();
+            lens.map(move |cloud_len| (*codec, *cloud_len))
+        });
+        for (codec, cloud_len) in prompts {
             for rtt_ms in &args.rtts {
                 points.extend(args.rates.iter().map(|rate| Point {
                     rate_mbit_s: rate.get(),
                     rtt_ms: *rtt_ms,
                     loss_percent: args.loss.0,
-                    cloud_len: scale.of(*cloud_len),
+                    cloud_len: scale(cloud_len),
+                    codec,
                 }));
             }
         }
-        let (edge_len, rounds) = (scale.of(args.edge_len), scale.of(args.rounds));
+        let (edge_len, rounds) = (scale(args.edge_len), scale(args.rounds));
         let lens = |lens: &mut dyn Iterator<Item = u32>| {
             let lens: Vec<_> = lens.map(|len| len.to_string()).collect();
             lens.join(",")
         };
-        let scaled = (scale.0 < 1.0).then(|| {
+        let scaled = args.scale.is_part().then(|| {
             format!(
                 "scaled by {}: cloud prompts {} -> {}, edge prompt {} -> {edge_len}, rounds {} -> {rounds}; \
                  rates and round-trip times as they are",
-                scale.0,
+                args.scale.value(),
                 lens(&mut args.cloud_lens.iter().map(|len| len.get())),
-                lens(&mut args.cloud_lens.iter().map(|len| scale.of(*len))),
+                lens(&mut args.cloud_lens.iter().map(|len| scale(*len))),
                 args.edge_len,
                 args.rounds,
             )
@@ -248,7 +248,7 @@ impl Plan {
             edge_threads: args.edge_threads.get(),
             cloud_threads: args.cloud_threads.get(),
             seed: args.seed,
-            scale,
+            scale: args.scale,
             scaled,
             link_profile: LINK_PROFILE,
         }
@@ -324,13 +324,15 @@ mod tests {
 
     #[test]
     fn the_points_are_every_combination() {
-        let plan = plan("--rates 50,100 --rtts 1,50 --cloud-lens 8,16");
-        assert_eq!(plan.points.len(), 8);
-        let last = plan.points[7];
+        let plan = plan("--rates 50,100 --rtts 1,50 --cloud-lens 8,16 --codecs f32,int8");
+        assert_eq!(plan.points.len(), 16);
+        let last = plan.points[15];
         assert_eq!(
             (last.rate_mbit_s, last.rtt_ms, last.cloud_len),
             (100, 50, 16)
         );
+        assert_eq!(last.codec, KvDtype::Int8);
+        assert_eq!(plan.points[7].codec, KvDtype::F32);
         assert_eq!(plan.cloud_len_max(), 16);
         assert_eq!(plan.scaled, None);
     }
@@ -362,8 +364,6 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused() {
         assert!("-1".parse::<Percent>().is_err() && "101".parse::<Percent>().is_err());
-        assert!("0".parse::<Scale>().is_err() && "1.5".parse::<Scale>().is_err());
-        assert!("nan".parse::<Scale>().is_err());
     }
 
     #[test]

@@ -1,11 +1,16 @@
-//! The plots of a sweep: a Gantt chart for every regime that occurred, and for every cloud length
-//! one heat map of how well the model holds and one of what streaming gains.
+//! The plots of a sweep: a Gantt chart for every regime that occurred, and for every cloud length and
+//! number format three heat maps, of how well the model holds, of what streaming gains, and of the
+//! regimes.
+
+use edgeprompt_kv::KvDtype;
+use edgeprompt_telemetry::flow_shop::Regime;
 
 use super::plan::{CloudStore, Plan};
 use super::point::PointResult;
 use super::table::regime_name;
+use crate::plot::colour::{BLUE, GREEN, ORANGE, PALE, PURPLE, Rgb};
 use crate::plot::gantt::GanttPlot;
-use crate::plot::heat_map::{HeatMap, Shades};
+use crate::plot::heat_map::{Cell, HeatMap, Key, Shades};
 
 /// A file's name and what it holds.
 pub(crate) type NamedPlot = (String, String);
@@ -13,10 +18,19 @@ pub(crate) type NamedPlot = (String, String);
 /// Every plot of a sweep.
 pub(crate) fn draw(plan: &Plan, results: &[PointResult]) -> Vec<NamedPlot> {
     let mut plots = gantts(plan, results);
-    for cloud_len in unique(results.iter().map(|result| result.point.cloud_len)) {
-        let grid = Grid::of(plan, results, cloud_len);
-        plots.push((format!("pipeline-model-{cloud_len}.svg"), grid.model()));
-        plots.push((format!("pipeline-speedup-{cloud_len}.svg"), grid.speedup()));
+    for (len, codec) in unique(
+        results
+            .iter()
+            .map(|it| (it.point.cloud_len, it.point.codec)),
+    ) {
+        let grid = Grid::of(plan, results, (len, codec));
+        let end = match codec {
+            KvDtype::F32 => len.to_string(),
+            codec => format!("{len}-{codec}"),
+        };
+        plots.push((format!("pipeline-model-{end}.svg"), grid.model()));
+        plots.push((format!("pipeline-speedup-{end}.svg"), grid.speedup()));
+        plots.push((format!("pipeline-regime-{end}.svg"), grid.regimes()));
     }
     plots
 }
@@ -57,10 +71,11 @@ fn gantt(plan: &Plan, result: &PointResult) -> String {
     let plot = GanttPlot {
         title: format!("One request, {regime}"),
         subtitle: format!(
-            "{} Mbit/s, RTT {} ms, cloud prompt {} tokens ({}), private prompt {} tokens",
+            "{} Mbit/s, RTT {} ms, cloud prompt {} tokens in {} ({}), private prompt {} tokens",
             point.rate_mbit_s,
             point.rtt_ms,
             point.cloud_len,
+            point.codec,
             store_name(plan.cloud_store),
             plan.edge_len,
         ),
@@ -74,7 +89,7 @@ fn gantt(plan: &Plan, result: &PointResult) -> String {
     plot.draw()
 }
 
-/// The results for one cloud length, by round-trip time and rate.
+/// The results for one cloud length and number format, by round-trip time and rate.
 struct Grid<'a> {
     subtitle: String,
     rates: Vec<u32>,
@@ -83,9 +98,10 @@ struct Grid<'a> {
 }
 
 impl<'a> Grid<'a> {
-    fn of(plan: &Plan, results: &'a [PointResult], cloud_len: u32) -> Self {
-        let of_length = |result: &&PointResult| result.point.cloud_len == cloud_len;
-        let results: Vec<_> = results.iter().filter(of_length).collect();
+    fn of(plan: &Plan, results: &'a [PointResult], (cloud_len, codec): (u32, KvDtype)) -> Self {
+        let are_its =
+            |it: &&PointResult| (it.point.cloud_len, it.point.codec) == (cloud_len, codec);
+        let results: Vec<_> = results.iter().filter(are_its).collect();
         let mut rates = unique(results.iter().map(|result| result.point.rate_mbit_s));
         let mut rtts = unique(results.iter().map(|result| result.point.rtt_ms));
         rates.sort_unstable();
@@ -96,7 +112,7 @@ impl<'a> Grid<'a> {
         };
         Self {
             subtitle: format!(
-                "cloud prompt {cloud_len} tokens ({}, {}), edge prompt {} ({})",
+                "cloud prompt {cloud_len} tokens in {codec} ({}, {}), edge prompt {} ({})",
                 store_name(plan.cloud_store),
                 threads(plan.cloud_threads),
                 plan.edge_len,
@@ -109,34 +125,42 @@ impl<'a> Grid<'a> {
     }
 
     fn model(&self) -> String {
+        let shades = Shades::Above {
+            good: 1.0,
+            bad: 1.5,
+        };
         let map = HeatMap {
             title: "Measured time to first token over the flow-shop model".to_owned(),
-            shades: Shades::Above {
-                good: 1.0,
-                bad: 1.5,
-            },
-            contour: (1.1, "10 % above the model"),
-            ..self.map(|result| result.ttft_over_flow_shop.median)
+            key: Key::Contour(1.1, "10 % above the model"),
+            ..self.map(|result| shades.cell(result.ttft_over_flow_shop.median))
         };
         map.draw()
     }
 
     fn speedup(&self) -> String {
+        let shades = Shades::Ratio { strong: 4.0 };
         let map = HeatMap {
             title: "Speed-up of streaming over local prefill (blue: streaming wins)".to_owned(),
-            shades: Shades::Ratio { strong: 4.0 },
-            contour: (1.0, "crossover, streaming as fast as local prefill"),
-            ..self.map(|result| result.speedup_over_local.median)
+            key: Key::Contour(1.0, "crossover, streaming as fast as local prefill"),
+            ..self.map(|result| shades.cell(result.speedup_over_local.median))
         };
         map.draw()
     }
 
-    fn map(&self, value: fn(&PointResult) -> f64) -> HeatMap {
+    fn regimes(&self) -> String {
+        let map = HeatMap {
+            title: "Which machine sets the time, and its share of all work".to_owned(),
+            ..self.map(regime_cell)
+        };
+        map.draw()
+    }
+
+    fn map(&self, cell_of: impl Fn(&PointResult) -> Cell) -> HeatMap {
         let cell = |rtt: u32, rate: u32| {
             let here = |result: &&&PointResult| {
                 (result.point.rtt_ms, result.point.rate_mbit_s) == (rtt, rate)
             };
-            self.results.iter().find(here).map(|result| value(result))
+            self.results.iter().find(here).map(|result| cell_of(result))
         };
         let row = |rtt: &u32| self.rates.iter().map(|rate| cell(*rtt, *rate)).collect();
         let labels = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect();
@@ -146,9 +170,32 @@ impl<'a> Grid<'a> {
             columns: ("emulated rate (Mbit/s)", labels(&self.rates)),
             rows: ("round-trip time (ms)", labels(&self.rtts)),
             cells: self.rtts.iter().map(row).collect(),
-            shades: Shades::Ratio { strong: 4.0 },
-            contour: (1.0, ""),
+            key: Key::Words(REGIMES),
         }
+    }
+}
+
+/// The paper's names of the regimes.
+const REGIMES: &str = "P1: the link; P2: the edge, then the link; P3: the edge, then the cloud";
+
+/// The stronger the colour, the larger the share of the machine that sets the time.
+fn regime_cell(result: &PointResult) -> Cell {
+    let share = dominance(result);
+    let (name, colour) = look(result.regime);
+    Cell {
+        value: share,
+        label: format!("{name} {:.0} %", share * 100.0),
+        // A third of the work is least.
+        colour: PALE.mix(colour, share * 1.5 - 0.5),
+    }
+}
+
+const fn look(regime: Regime) -> (&'static str, Rgb) {
+    match regime {
+        Regime::CloudBound => ("cloud", BLUE),
+        Regime::TransmissionBound => ("P1", ORANGE),
+        Regime::EdgeBoundLinkSecond => ("P2", GREEN),
+        Regime::EdgeBoundCloudSecond => ("P3", PURPLE),
     }
 }
 

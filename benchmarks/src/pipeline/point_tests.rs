@@ -1,5 +1,6 @@
 //! Tests of [`super`]: rounds made up by hand, and what follows from them.
 
+use edgeprompt_kv::KvDtype;
 use edgeprompt_telemetry::timeline::{LayerTimes, Span};
 
 use super::super::messages::RecomputedLayers;
@@ -68,6 +69,7 @@ fn result(rounds: Vec<Round>) -> PointResult {
         rtt_ms: 4,
         loss_percent: 0.0,
         cloud_len: 16,
+        codec: KvDtype::F32,
     };
     let measured = Measured {
         cold_link: streamed(99),

@@ -72,6 +72,7 @@ impl Nodes {
         let emulator = LinkEmulator::start(self.cloud_ready.addr, point.link(plan.seed))?;
         self.order(&EdgeOrder::Reach {
             addr: emulator.addr(),
+            codec: point.codec,
         })?;
         let mut prompts = Prompts::at(self, plan, point)?;
         let question = |mode, public| Ask {

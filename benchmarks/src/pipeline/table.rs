@@ -12,10 +12,11 @@ struct Column {
     cell: fn(&PointResult) -> String,
 }
 
-const COLUMNS: [Column; 21] = [
+const COLUMNS: [Column; 22] = [
     column("Mbit/s", 6, |r| r.point.rate_mbit_s.to_string()),
     column("RTT", 4, |r| r.point.rtt_ms.to_string()),
     column("cloud", 5, |r| r.point.cloud_len.to_string()),
+    column("codec", 5, |r| r.point.codec.to_string()),
     column("T (min-max)", 16, |r| with_spread(&r.ttft_ms)),
     column("flow shop", 9, |r| whole(r.flow_shop_ms.median)),
     column("T/fs", 5, |r| ratio(r.ttft_over_flow_shop.median)),

@@ -1,5 +1,5 @@
-//! A heat map over two lists of settings: a number in every cell, its colour saying how large it is,
-//! and a line where it crosses a value that matters.
+//! A heat map over two lists of settings: a word or a number in every cell, its colour saying of which
+//! kind or how large it is, and a line where the numbers cross a value that matters.
 
 use super::colour::{BLUE, ORANGE, PALE, Rgb, VERMILION};
 use super::svg::{Anchor, Paint, Rect, Svg};
@@ -15,11 +15,29 @@ pub(crate) struct HeatMap {
     /// What the rows are, with its unit, and their labels.
     pub(crate) rows: (&'static str, Vec<String>),
     /// Row by row; what was not measured stays empty.
-    pub(crate) cells: Vec<Vec<Option<f64>>>,
-    /// How values become colours.
-    pub(crate) shades: Shades,
-    /// Where to draw a line, and what it says.
-    pub(crate) contour: (f64, &'static str),
+    pub(crate) cells: Vec<Vec<Option<Cell>>>,
+    /// What stands below.
+    pub(crate) key: Key,
+}
+
+/// One cell.
+#[derive(Clone)]
+pub(crate) struct Cell {
+    /// What a contour is drawn along.
+    pub(crate) value: f64,
+    /// What stands in it.
+    pub(crate) label: String,
+    /// What it is filled with.
+    pub(crate) colour: Rgb,
+}
+
+/// What stands below a map.
+#[derive(Clone, Copy)]
+pub(crate) enum Key {
+    /// Where a line is drawn, and what it says.
+    Contour(f64, &'static str),
+    /// What the cells say.
+    Words(&'static str),
 }
 
 /// How values become colours.
@@ -57,18 +75,22 @@ impl HeatMap {
         let mut svg = Svg::new((right + RIGHT).max(WIDTH_MIN), bottom + BOTTOM);
         svg.heading(&self.title, &self.subtitle);
         for (row, cells) in self.cells.iter().enumerate() {
-            for (column, value) in cells.iter().enumerate() {
-                if let Some(value) = *value {
-                    self.draw_cell(&mut svg, (row, column), value);
+            for (column, cell) in cells.iter().enumerate() {
+                if let Some(cell) = cell {
+                    draw_cell(&mut svg, (row, column), cell);
                 }
             }
         }
         self.draw_labels(&mut svg, (right, bottom));
-        let crossings = self.cells.iter().map(|row| crossings(row, self.contour.0));
-        let drawn = draw_contour(&mut svg, &crossings.collect::<Vec<_>>());
-        let key = match drawn {
-            true => format!("thick line: {}", self.contour.1),
-            false => format!("nowhere here: {}", self.contour.1),
+        let key = match self.key {
+            Key::Words(words) => words.to_owned(),
+            Key::Contour(at, words) => {
+                let crossings = self.cells.iter().map(|row| crossings(row, at));
+                match draw_contour(&mut svg, &crossings.collect::<Vec<_>>()) {
+                    true => format!("thick line: {words}"),
+                    false => format!("nowhere here: {words}"),
+                }
+            }
         };
         svg.text(
             (LEFT, bottom + 72.0),
@@ -77,20 +99,6 @@ impl HeatMap {
             &key,
         );
         svg.finish()
-    }
-
-    fn draw_cell(&self, svg: &mut Svg, (row, column): (usize, usize), value: f64) {
-        let colour = self.shades.of(value);
-        let cell = Rect {
-            x: LEFT + as_f64(column) * CELL_WIDTH,
-            y: TOP + as_f64(row) * CELL_HEIGHT,
-            width: CELL_WIDTH - 1.0,
-            height: CELL_HEIGHT - 1.0,
-        };
-        svg.rect(cell, Paint::Colour(colour));
-        let middle = (cell.x + cell.width / 2.0, cell.y + cell.height / 2.0 + 4.0);
-        let ink = Paint::Colour(colour.ink());
-        svg.text(middle, Anchor::Middle, ink, &format!("{value:.2}"));
     }
 
     fn draw_labels(&self, svg: &mut Svg, (right, bottom): (f64, f64)) {
@@ -109,7 +117,32 @@ impl HeatMap {
     }
 }
 
+fn draw_cell(svg: &mut Svg, (row, column): (usize, usize), cell: &Cell) {
+    let place = Rect {
+        x: LEFT + as_f64(column) * CELL_WIDTH,
+        y: TOP + as_f64(row) * CELL_HEIGHT,
+        width: CELL_WIDTH - 1.0,
+        height: CELL_HEIGHT - 1.0,
+    };
+    svg.rect(place, Paint::Colour(cell.colour));
+    let middle = (
+        place.x + place.width / 2.0,
+        place.y + place.height / 2.0 + 4.0,
+    );
+    let ink = Paint::Colour(cell.colour.ink());
+    svg.text(middle, Anchor::Middle, ink, &cell.label);
+}
+
 impl Shades {
+    /// A cell with a number.
+    pub(crate) fn cell(self, value: f64) -> Cell {
+        Cell {
+            value,
+            label: format!("{value:.2}"),
+            colour: self.of(value),
+        }
+    }
+
     fn of(self, value: f64) -> Rgb {
         match self {
             Self::Above { good, bad } => PALE.mix(VERMILION, (value - good) / (bad - good)),
@@ -123,10 +156,11 @@ impl Shades {
 
 /// Where a row crosses a value, in columns from the middle of the first one. Between two columns it
 /// is interpolated in the logarithm, for ratios are.
-fn crossings(row: &[Option<f64>], at: f64) -> Vec<f64> {
+fn crossings(row: &[Option<Cell>], at: f64) -> Vec<f64> {
+    let value = |cell: &Option<Cell>| cell.as_ref().map(|cell| cell.value);
     let pairs = row.windows(2).enumerate();
     let crossing = pairs.filter_map(|(column, pair)| {
-        let (before, after) = pair[0].zip(pair[1])?;
+        let (before, after) = value(&pair[0]).zip(value(&pair[1]))?;
         let share = (at / before).ln() / (after / before).ln();
         let crosses = (before < at) != (after < at);
         crosses.then(|| as_f64(column) + share.clamp(0.0, 1.0))
@@ -160,8 +194,10 @@ fn as_f64(count: usize) -> f64 {
 mod tests {
     use super::*;
 
+    const SHADES: Shades = Shades::Ratio { strong: 4.0 };
+
     fn map(cells: &[&[f64]]) -> HeatMap {
-        let some = |row: &&[f64]| row.iter().copied().map(Some).collect();
+        let some = |row: &&[f64]| row.iter().map(|value| Some(SHADES.cell(*value))).collect();
         let cells: Vec<_> = cells.iter().map(some).collect();
         HeatMap {
             title: "t".into(),
@@ -169,14 +205,18 @@ mod tests {
             columns: ("rate (Mbit/s)", vec!["50".into(), "100".into()]),
             rows: ("RTT (ms)", vec!["1".into(); cells.len()]),
             cells,
-            shades: Shades::Ratio { strong: 4.0 },
-            contour: (1.0, "equal"),
+            key: Key::Contour(1.0, "equal"),
         }
     }
 
     #[test]
     fn a_crossing_is_interpolated() {
-        let at_one = |row: &[Option<f64>]| crossings(row, 1.0);
+        let at_one = |row: &[Option<f64>]| {
+            let cells = row
+                .iter()
+                .map(|value| value.map(|value| SHADES.cell(value)));
+            crossings(&cells.collect::<Vec<_>>(), 1.0)
+        };
         assert_eq!(at_one(&[Some(0.5), Some(2.0)]), [0.5]);
         assert_eq!(at_one(&[Some(3.0), Some(2.0), Some(0.5)]), [1.5]);
         assert_eq!(at_one(&[Some(0.5), Some(2.0), Some(0.5)]), [0.5, 1.5]);
@@ -198,15 +238,36 @@ mod tests {
 
     #[test]
     fn colours_say_which_side_a_ratio_is_on() {
-        let shades = Shades::Ratio { strong: 4.0 };
-        assert_eq!(shades.of(1.0), PALE);
-        assert_eq!(shades.of(4.0), BLUE);
-        assert_eq!(shades.of(0.25), ORANGE);
+        assert_eq!(SHADES.of(1.0), PALE);
+        assert_eq!(SHADES.of(4.0), BLUE);
+        assert_eq!(SHADES.of(0.25), ORANGE);
         let above = Shades::Above {
             good: 1.0,
             bad: 1.3,
         };
         assert_eq!(above.of(0.8), PALE);
         assert_eq!(above.of(2.0), VERMILION);
+    }
+
+    #[test]
+    fn a_map_of_words_has_no_line() {
+        let plain = map(&[&[0.5, 2.0]]);
+        let words = HeatMap {
+            key: Key::Words("what it says"),
+            cells: vec![vec![
+                None,
+                Some(Cell {
+                    value: 1.0,
+                    label: "P1".to_owned(),
+                    colour: ORANGE,
+                }),
+            ]],
+            ..map(&[&[0.5, 2.0]])
+        };
+        let (plain, words) = (plain.draw(), words.draw());
+        assert!(words.contains(">P1<") && words.contains(&ORANGE.hex()));
+        assert!(words.contains("what it says"));
+        let lines = |file: &str| file.matches("class=\"contour\"").count();
+        assert_eq!((lines(&plain), lines(&words)), (1, 0), "{plain}");
     }
 }

@@ -141,6 +141,54 @@ mod tests {
     use super::super::colour::{BLUE, ORANGE};
     use super::*;
 
+    fn plot(points: Vec<Option<Point>>) -> LinePlot {
+        LinePlot {
+            title: String::new(),
+            subtitle: String::new(),
+            x: ("", vec![String::new(); points.len()]),
+            y: "",
+            lines: vec![Line {
+                name: "line".to_owned(),
+                colour: BLUE,
+                marker: Marker::Disc,
+                points,
+            }],
+        }
+    }
+
+    fn spread(min: f64, value: f64, max: f64) -> Option<Point> {
+        Some(Point { value, min, max })
+    }
+
+    #[test]
+    fn more_is_higher_and_later_is_further_right() {
+        let plot = plot(vec![spread(5.0, 10.0, 20.0), None, spread(1.0, 1.0, 1.0)]);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a}, not {b}");
+        // Zero stands on the axis, and the end of the largest spread below the top.
+        close(plot.y_of(0.0), HEIGHT - BOTTOM);
+        close(plot.y_of(20.0 * HEADROOM), TOP);
+        close(
+            plot.y_of(10.0),
+            f64::midpoint(plot.y_of(0.0), plot.y_of(20.0)),
+        );
+        close(plot.x_of(1), f64::midpoint(LEFT, WIDTH - RIGHT));
+        close(plot.x_of(1) - plot.x_of(0), plot.x_of(2) - plot.x_of(1));
+        assert!(plot.x_of(0) > LEFT && plot.x_of(2) < WIDTH - RIGHT);
+        let file = plot.draw();
+        let (x, y) = (plot.x_of(0), plot.y_of(10.0));
+        assert!(
+            file.contains(&format!(r#"cx="{x:.2}" cy="{y:.2}""#)),
+            "{file}"
+        );
+        // A bar with two caps where there is a spread, and a run on each side of what is missing.
+        assert_eq!(file.matches("<polyline").count(), 3 + 2, "{file}");
+        let (low, high) = (plot.y_of(5.0), plot.y_of(20.0));
+        assert!(
+            file.contains(&format!("{x:.2},{low:.2} {x:.2},{high:.2}")),
+            "{file}"
+        );
+    }
+
     #[test]
     fn every_line_has_its_name_its_colour_and_a_marker_for_each_point() {
         let point = |value| {

@@ -148,7 +148,7 @@ impl Contest {
         })
     }
 
-    /// Asks for the cloud prompt, once; waits for all of it if it is to be concatenated.
+    /// Asks for the cloud prompt, once, if the cloud computes it.
     fn ask_the_cloud(&mut self, network: Option<&Network<'_>>) -> Result<()> {
         if !self.mode.is_streamed() || self.is_asked {
             return Ok(());
@@ -157,10 +157,15 @@ impl Contest {
         let prompt = PromptRef::Public(PublicPrompt::Tokens(self.cloud.clone()));
         let fetched = CloudPrompt::fetch(network.uplink, &self.model, prompt);
         let fetched = network.runtime.block_on(fetched)?;
+        self.expect(fetched.arrivals)
+    }
+
+    /// Begins to take layers; waits for all of them if they are to be concatenated.
+    fn expect(&mut self, arrivals: Receiver<Arrival>) -> Result<()> {
         let count = u32::try_from(self.cloud.len())?;
         let segment = CloudSegment::empty(&self.model.geometry, count);
         self.segment = Some(segment.clone());
-        self.arrivals = Some(fetched.arrivals);
+        self.arrivals = Some(arrivals);
         self.is_asked = true;
         if self.mode == Mode::Concat {
             while !segment.is_complete() {
@@ -253,6 +258,7 @@ fn take_token(
         ttft_s: since_arrival(first_at),
         e2e_s: since_arrival(now),
         output_len: request.count,
+        shared_len: output.shared_len,
         digest: request.hasher.finalize().to_hex()[..16].to_owned(),
     };
     Some((request.index, times))
@@ -261,3 +267,6 @@ fn take_token(
 fn positive(count: usize) -> Result<NonZeroUsize> {
     NonZeroUsize::new(count).context("a limit is not 0")
 }
+
+#[cfg(test)]
+mod tests;

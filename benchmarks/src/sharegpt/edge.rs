@@ -52,6 +52,11 @@ impl Edge {
                 self.uplink = Some(Uplink::new(&[addr], &identity, LinkConfig::default())?);
                 Ok(EdgeReply::Done)
             }
+            EdgeOrder::CountTokens(text) => {
+                let tokenizer = self.model.tokenizer().ok();
+                let tokens = tokenizer.map(|it| it.encode(&text)).transpose()?;
+                Ok(EdgeReply::Counted(tokens.map(|tokens| tokens.len())))
+            }
             EdgeOrder::Open(setting) => {
                 self.contests.remove(&setting.mode);
                 let (contest, fill) = Contest::open(&self.model, &setting)?;

@@ -1,13 +1,21 @@
 //! How long the answers are: as ShareGPT's.
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
 use anyhow::Result;
 use serde::Serialize;
 
+use super::nodes::Nodes;
 use super::plan::{Plan, ShareGptArgs};
 use crate::dataset::{Order, Oversampling, Rules, ShareGpt, ShareGptLens};
 
 /// Bytes of a token where the model has no tokenizer to count with: about what English text has.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// The conversations of a file.
+type Conversations = ShareGpt<BufReader<File>>;
 
 /// Lengths of answers.
 #[derive(Clone, Debug, Serialize)]
@@ -19,14 +27,19 @@ pub(crate) struct Lens {
 }
 
 impl Lens {
-    /// For every request of a plan.
+    /// For every request of a plan. Conversations are counted with the model's tokenizer, which the edge
+    /// has, or by their bytes if it has none.
     ///
     /// # Errors
     /// If the conversations cannot be read, or none can be used.
-    pub(crate) fn of(args: &ShareGptArgs, plan: &Plan) -> Result<Self> {
-        let (found, origin) = match (&args.sharegpt_output_len, &args.dataset_path) {
+    pub(crate) fn of(
+        (args, conversations): (&ShareGptArgs, Option<Conversations>),
+        plan: &Plan,
+        nodes: &mut Nodes,
+    ) -> Result<Self> {
+        let (found, origin) = match (&args.sharegpt_output_len, conversations) {
             (Some(len), _) => (vec![len.get(); plan.num_prompts], "as told".to_owned()),
-            (None, Some(path)) => {
+            (None, Some(mut conversations)) => {
                 let rules = Rules {
                     sample_count: plan.num_prompts,
                     seed: plan.seed,
@@ -34,11 +47,21 @@ impl Lens {
                     output_len: None,
                     oversampling: Oversampling::WithReplacement,
                 };
-                let mut count = |text: &str| Ok(text.len().div_ceil(BYTES_PER_TOKEN));
-                let (samples, tally) = ShareGpt::open(path)?.samples(&rules, &mut count)?;
+                let counted = match nodes.count_tokens("")? {
+                    Some(_) => "counted with the model's tokenizer".to_owned(),
+                    None => {
+                        format!("{BYTES_PER_TOKEN} bytes a token, for the model has no tokenizer")
+                    }
+                };
+                let mut count = |text: &str| {
+                    let counted = nodes.count_tokens(text)?;
+                    Ok(counted.unwrap_or_else(|| text.len().div_ceil(BYTES_PER_TOKEN)))
+                };
+                let (samples, tally) = conversations.samples(&rules, &mut count)?;
                 let lens = samples.iter().map(|sample| sample.output_len).collect();
-                let name = path.file_name().unwrap_or_default().display();
-                let origin = format!("{name}, {BYTES_PER_TOKEN} bytes a token: {tally}");
+                let path = args.dataset_path.as_deref();
+                let name = path.and_then(Path::file_name).unwrap_or_default();
+                let origin = format!("{}, {counted}: {tally}", name.display());
                 (lens, origin)
             }
             (None, None) => {

@@ -55,6 +55,8 @@ pub(crate) enum EdgeOrder {
         /// Where the cloud is reached.
         addr: SocketAddr,
     },
+    /// To count the tokens of a text of a data set.
+    CountTokens(String),
     /// To make an engine for a mode; one of that mode is dropped.
     Open(Setting),
     /// To answer some requests.
@@ -112,6 +114,8 @@ pub(crate) struct Request {
 pub(crate) enum EdgeReply {
     /// It is done.
     Done,
+    /// So many tokens; nothing if its model has no tokenizer.
+    Counted(Option<usize>),
     /// An engine is ready; so long did its cloud prompt take, if that is computed beforehand.
     Opened {
         /// Seconds.
@@ -141,6 +145,8 @@ pub(crate) struct RequestTimes {
     pub(crate) e2e_s: f64,
     /// Tokens of its answer.
     pub(crate) output_len: usize,
+    /// Tokens of its prompt whose keys and values were in blocks already.
+    pub(crate) shared_len: usize,
     /// A hash of its tokens, to compare: prompts here are random numbers.
     pub(crate) digest: String,
 }

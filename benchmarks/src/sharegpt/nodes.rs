@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use edgeprompt_launch::ModelArgs;
+use edgeprompt_model::ComputeDevice;
 use edgeprompt_testkit::emulator::{EmulatorHandle, LinkEmulator};
 
 use super::lens::Lens;
@@ -33,7 +34,11 @@ impl Nodes {
         let profile = link_profile::read(&plan.link_profile, plan.seed)?;
         let model = model_or_default(&args.model);
         let longest = plan.cloud_lens.iter().max().context("no --cloud-lens")?;
-        let mut cloud_args = arguments("pipeline-cloud", &model);
+        let on = |device: Option<ComputeDevice>| ModelArgs {
+            device: device.unwrap_or(model.device),
+            ..model.clone()
+        };
+        let mut cloud_args = arguments("pipeline-cloud", &on(args.cloud_device));
         cloud_args.extend(["--prompt-len-max".to_owned(), longest.to_string()]);
         let (cloud, ready): (_, CloudReady) = ChildProcess::start(&ChildSpec {
             name: "cloud",
@@ -42,7 +47,7 @@ impl Nodes {
         })?;
         let (edge, context_len_max): (_, usize) = ChildProcess::start(&ChildSpec {
             name: "edge",
-            args: arguments("sharegpt-edge", &model),
+            args: arguments("sharegpt-edge", &on(args.edge_device)),
             threads: plan.edge_threads,
         })?;
         ensure!(
@@ -123,6 +128,14 @@ impl Nodes {
         match self.edge.ask(&EdgeOrder::Answer { mode, requests })? {
             EdgeReply::Answered(answered) => Ok(answered),
             _ => bail!("the edge does not answer"),
+        }
+    }
+
+    /// How many tokens a text has; nothing if the model has no tokenizer.
+    pub(super) fn count_tokens(&mut self, text: &str) -> Result<Option<usize>> {
+        match self.edge.ask(&EdgeOrder::CountTokens(text.to_owned()))? {
+            EdgeReply::Counted(count) => Ok(count),
+            _ => bail!("the edge does not count"),
         }
     }
 

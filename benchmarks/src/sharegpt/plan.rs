@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use edgeprompt_launch::ModelArgs;
+use edgeprompt_model::ComputeDevice;
 use serde::Serialize;
 
 use super::lens::Lens;
 use super::messages::{Mode, Request};
 use crate::arrivals::{Burstiness, RequestRate, arrivals};
+use crate::dataset::drawn;
 use crate::pipeline::messages::TokensSpec;
 use crate::result_dir::ResultDirArgs;
+use crate::scale::Scale;
 
 /// Arguments of `benchmarks sharegpt`.
 #[derive(Args, Clone, Debug)]
@@ -34,19 +37,20 @@ pub(crate) struct ShareGptArgs {
     /// Groups that they come in
     #[arg(long, value_name = "N", default_value = "100")]
     pub(crate) num_groups: NonZeroUsize,
-    /// Lengths of the cloud prompt in tokens; with rates, the first counts
-    #[arg(
-        long,
-        value_name = "TOKENS",
-        value_delimiter = ',',
-        default_value = "64,128,256,512,1024,2048"
-    )]
+    /// Lengths of the cloud prompt in tokens; with rates, the first counts [default:
+    /// 64,128,256,512,1024,2048; with rates one from 512 to 1024, drawn by the seed]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
     pub(crate) cloud_lens: Vec<NonZeroUsize>,
     /// Length of each private prompt in tokens
     #[arg(long, value_name = "TOKENS", default_value = "512")]
     pub(crate) edge_len: NonZeroUsize,
     /// Requests a second, for requests that come as they please instead of in groups
-    #[arg(long, value_name = "PER SECOND", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "PER SECOND",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     pub(crate) request_rates: Vec<f64>,
     /// Sequences at a time [default: a group's]
     #[arg(long, value_name = "N")]
@@ -60,6 +64,12 @@ pub(crate) struct ShareGptArgs {
     /// Threads that compute on the cloud
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cloud_threads: u32,
+    /// Device that the edge computes on [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) edge_device: Option<ComputeDevice>,
+    /// Device that the cloud computes on [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) cloud_device: Option<ComputeDevice>,
     /// The link: lan, wifi, 5g, lte, 6g, or a file of lines of seconds and Mbit/s
     #[arg(long, value_name = "PROFILE", default_value = "lan")]
     pub(crate) link_profile: String,
@@ -67,8 +77,8 @@ pub(crate) struct ShareGptArgs {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// A quick look: this share of the requests, of the private prompts' and of the answers' lengths
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
-    pub(crate) scale: f64,
+    #[arg(long, value_name = "SHARE", default_value = "1")]
+    pub(crate) scale: Scale,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
@@ -77,6 +87,12 @@ pub(crate) struct ShareGptArgs {
 
 /// Shortest private prompt and answer that a scale leaves.
 const LEN_MIN: usize = 8;
+
+/// Lengths of the cloud prompt: the paper's Fig. 3.
+const CLOUD_LENS: [usize; 6] = [64, 128, 256, 512, 1024, 2048];
+
+/// From which the length of one is drawn where requests come as they please: the paper's Figs. 4 and 5.
+const INTERACTIVE_LENS: std::ops::RangeInclusive<usize> = 512..=1024;
 
 /// Ordinals of private prompts; cloud prompts have those before.
 const PRIVATE_ORDINALS: u64 = 1 << 32;
@@ -96,33 +112,43 @@ pub(crate) struct Plan {
     pub(crate) cloud_threads: u32,
     pub(crate) link_profile: String,
     pub(crate) seed: u64,
-    pub(crate) scale: f64,
+    pub(crate) scale: Scale,
+    /// What was scaled, in words.
+    #[serde(skip)]
+    scaled: Option<String>,
 }
 
 impl Plan {
     /// What the arguments come to.
     ///
     /// # Errors
-    /// For a scale or a rate that is out of range.
+    /// For a rate that is out of range.
     pub(crate) fn of(args: &ShareGptArgs) -> Result<Self> {
-        ensure!(
-            args.scale > 0.0 && args.scale <= 1.0,
-            "--scale is above 0 and at most 1"
-        );
         ensure!(
             args.request_rates
                 .iter()
                 .all(|it| it.is_finite() && *it > 0.0),
-            "--request-rates are above 0"
+            "--request-rates are above 0, in requests a second: give 0.5,1,2 or the like"
         );
         let group_len = args.num_prompts.get().div_ceil(args.num_groups.get());
-        let num_prompts = scaled(args.num_prompts.get(), args.scale, group_len);
+        let num_prompts = args.scale.of(args.num_prompts.get()).max(group_len);
+        let num_prompts = num_prompts.next_multiple_of(group_len);
+        let edge_len = args.scale.of(args.edge_len.get()).max(LEN_MIN);
+        let scaled = args.scale.is_part().then(|| {
+            format!(
+                "scaled by {share}: requests {} -> {num_prompts}, private prompts {} -> {edge_len} tokens, \
+                 answers to {share} of their length; cloud prompts, groups' size and link as they are",
+                args.num_prompts,
+                args.edge_len,
+                share = args.scale.value(),
+            )
+        });
         Ok(Self {
             modes: args.modes.clone(),
-            num_prompts: num_prompts.next_multiple_of(group_len),
+            num_prompts,
             group_len,
-            cloud_lens: args.cloud_lens.iter().map(|len| len.get()).collect(),
-            edge_len: scaled(args.edge_len.get(), args.scale, LEN_MIN),
+            cloud_lens: cloud_lens(args),
+            edge_len,
             request_rates: args.request_rates.clone(),
             max_num_seqs: args.max_num_seqs.map_or(group_len, NonZeroUsize::get),
             max_num_batched_tokens: args.max_num_batched_tokens.get(),
@@ -131,12 +157,13 @@ impl Plan {
             link_profile: args.link_profile.clone(),
             seed: args.seed,
             scale: args.scale,
+            scaled,
         })
     }
 
     /// A length of an answer, scaled.
     pub(crate) fn output_len(&self, len: usize) -> usize {
-        scaled(len, self.scale, LEN_MIN.min(len))
+        self.scale.of(len).max(LEN_MIN.min(len))
     }
 
     pub(crate) const fn group_count(&self) -> usize {
@@ -179,18 +206,15 @@ impl Plan {
 
     /// What is measured, and what was scaled.
     pub(crate) fn in_words(&self, lens: &Lens) -> String {
-        let scaled = match self.scale < 1.0 {
-            true => format!(
-                "; scaled by {}: requests, private prompts and answers",
-                self.scale
-            ),
-            false => String::new(),
-        };
+        let cloud_lens: Vec<_> = self.cloud_lens.iter().map(usize::to_string).collect();
+        let scaled = self.scaled.iter().map(|scaled| format!("{scaled}\n"));
         format!(
-            "{} requests, {} at a time, private prompts of {} tokens, answers of {:.0} on average \
-             ({}), link {}, threads: cloud {}, edge {}{scaled}\n",
+            "{}{} requests, {} at a time, cloud prompts of {} tokens, private prompts of {} tokens, answers of {:.0} on average \
+             ({}), link {}, threads: cloud {}, edge {}\n",
+            scaled.collect::<String>(),
             self.num_prompts,
             self.max_num_seqs,
+            cloud_lens.join(", "),
             self.edge_len,
             lens.mean(),
             lens.origin,
@@ -201,12 +225,106 @@ impl Plan {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "at most the whole"
-)]
-fn scaled(whole: usize, scale: f64, least: usize) -> usize {
-    ((whole as f64 * scale).round() as usize).max(least)
+/// Those that were given, or the paper's. One length for all rates, or they could not be compared.
+fn cloud_lens(args: &ShareGptArgs) -> Vec<usize> {
+    match (args.cloud_lens.is_empty(), args.request_rates.is_empty()) {
+        (false, _) => args.cloud_lens.iter().map(|len| len.get()).collect(),
+        (true, true) => CLOUD_LENS.to_vec(),
+        (true, false) => vec![drawn(INTERACTIVE_LENS, args.seed)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ShareGptArgs,
+    }
+
+    fn plan(line: &str) -> Result<Plan> {
+        let line = ["sharegpt"].into_iter().chain(line.split_whitespace());
+        Plan::of(&Line::try_parse_from(line)?.args)
+    }
+
+    #[test]
+    fn the_whole_run_is_the_papers() {
+        let plan = plan("").unwrap();
+        assert_eq!((plan.num_prompts, plan.group_count()), (1000, 100));
+        assert_eq!(plan.cloud_lens, CLOUD_LENS);
+        assert_eq!((plan.edge_len, plan.max_num_seqs), (512, 10));
+        assert_eq!(plan.output_len(300), 300);
+        assert_eq!(plan.scaled, None);
+    }
+
+    #[test]
+    fn a_scale_says_what_it_leaves_out_and_keeps_whole_groups() {
+        let plan = plan("--scale 0.25 --num-prompts 90 --num-groups 9 --cloud-lens 64").unwrap();
+        assert_eq!((plan.num_prompts, plan.group_count()), (30, 3));
+        assert_eq!((plan.edge_len, plan.output_len(200)), (128, 50));
+        // Never nothing, and never longer than it was.
+        assert_eq!((plan.output_len(9), plan.output_len(3)), (8, 3));
+        let words = plan.in_words(&Lens::short());
+        for part in ["requests 90 -> 30", "prompts 512 -> 128", "of 64 tokens"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
+
+    #[test]
+    fn with_rates_one_length_between_the_papers_is_drawn_by_the_seed() {
+        let len = |line: &str| {
+            let lens = plan(line).unwrap().cloud_lens;
+            assert_eq!(lens.len(), 1);
+            lens[0]
+        };
+        let drawn: Vec<_> = (0..50)
+            .map(|seed| len(&format!("--request-rates 1 --seed {seed}")))
+            .collect();
+        assert!(drawn.iter().all(|len| (512..=1024).contains(len)));
+        assert!(drawn.iter().any(|len| *len < 640) && drawn.iter().any(|len| *len > 896));
+        assert_eq!(
+            len("--request-rates 1 --seed 7"),
+            len("--request-rates 2,4 --seed 7")
+        );
+        assert_eq!(len("--request-rates 1 --cloud-lens 24"), 24);
+    }
+
+    #[test]
+    fn rates_below_zero_are_refused_in_words() {
+        for rates in ["-1", "0", "1,-2", "inf", "nan"] {
+            let error = plan(&format!("--request-rates {rates}"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("--request-rates are above 0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn requests_are_the_same_in_every_mode_and_different_in_every_group() {
+        let plan = plan("--num-prompts 6 --num-groups 2").unwrap();
+        let lens = Lens {
+            of_answers: vec![10, 11, 12, 13, 14, 15],
+            origin: String::new(),
+        };
+        let ordinals = |group| {
+            let requests = plan.group(&lens, group);
+            requests
+                .iter()
+                .map(|it| (it.private.ordinal, it.output_len))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ordinals(0), ordinals(0));
+        assert_eq!(ordinals(1)[0], (PRIVATE_ORDINALS + 3, 13));
+        let arriving = plan.arriving(&lens, 2.0);
+        assert_eq!(arriving.len(), 6);
+        assert!(arriving.is_sorted_by(|a, b| a.arrival_s <= b.arrival_s));
+        assert!(
+            (arriving[5].arrival_s - 3.0).abs() < 1e-6,
+            "the last comes at N/rate"
+        );
+    }
 }

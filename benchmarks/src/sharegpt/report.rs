@@ -16,7 +16,7 @@ use crate::statistics::Spread;
 /// Everything that was measured, and where it comes from.
 pub(super) struct Report<'a> {
     model: String,
-    device: String,
+    devices: [String; 2],
     plan: &'a Plan,
     lens: &'a Lens,
     provenance: Provenance,
@@ -33,7 +33,8 @@ impl<'a> Report<'a> {
         let model = model_or_default(&args.model);
         Self {
             model: model_name(&model),
-            device: model.device.to_string(),
+            devices: [args.edge_device, args.cloud_device]
+                .map(|device| device.unwrap_or(model.device).to_string()),
             plan,
             lens,
             provenance,
@@ -106,20 +107,13 @@ impl<'a> Report<'a> {
 
     fn rates_table(&self) -> String {
         let mut table = format!(
-            "{:>7} {:<11} {:>10} {:>10} {:>12} {:>12} {:>12} {:>10}\n",
-            "REQ/S",
-            "MODE",
-            "ANSWERED/S",
-            "TOK/S",
-            "TTFT ms",
-            "P99 TTFT ms",
-            "MEAN s/TOK",
-            "FILL s"
+            "{:>7} {:<11} {:>10} {:>10} {:>12} {:>12} {:>12}\n",
+            "REQ/S", "MODE", "ANSWERED/S", "TOK/S", "TTFT ms", "P99 TTFT ms", "MEAN s/TOK"
         );
         for series in self.series {
             let ttft = series.ttft_ms();
             table += &format!(
-                "{:>7} {:<11} {:>10.2} {:>10.1} {:>12.1} {:>12.1} {:>12.4} {:>10.2}\n",
+                "{:>7} {:<11} {:>10.2} {:>10.1} {:>12.1} {:>12.1} {:>12.4}\n",
                 series.request_rate.unwrap_or_default(),
                 series.mode,
                 series.request_throughput(),
@@ -127,7 +121,6 @@ impl<'a> Report<'a> {
                 ttft.median(),
                 ttft.percentile(99.0),
                 series.seconds_per_token().mean(),
-                series.fill_s,
             );
         }
         table
@@ -179,7 +172,8 @@ impl<'a> Report<'a> {
             "provenance": self.provenance,
             "model": self.model,
             "dtype": "f32",
-            "device": self.device,
+            "edge_device": self.devices[0],
+            "cloud_device": self.devices[1],
             "link_profile": self.plan.link_profile,
             "settings": self.plan,
             "output_lens": self.lens,
@@ -187,3 +181,6 @@ impl<'a> Report<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 //! What is planned from what was measured, and what it is said to take.
 
+use std::time::Instant;
+
 use edgeprompt_telemetry::flow_shop::{Pipeline, StageTimes};
 use edgeprompt_transport::BitRate;
 use proptest::prelude::*;
 
 use super::*;
+use crate::own_speed::OwnSpeed;
 
 const LAYER_COUNT: u32 = 6;
 const TOKEN_COUNT: usize = 125;
@@ -33,20 +36,35 @@ fn disk(reading: u64) -> OnDisk {
 }
 
 /// Computes a layer of the job and sends one in so many milliseconds, over such a round trip.
-fn cloud(computing: u64, sending: u64, rtt: u64) -> Known<CloudEstimate> {
-    Known::Measured(CloudEstimate {
+fn cloud(computing: u64, sending: u64, rtt: u64) -> FromCloud {
+    FromCloud {
+        codecs: Codecs::default(),
+        speed: Known::Measured(estimate(computing, sending, rtt)),
+    }
+}
+
+const UNMEASURED: FromCloud = FromCloud {
+    codecs: Codecs::Only(KvDtype::F32),
+    speed: Known::Unmeasured,
+};
+
+fn estimate(computing: u64, sending: u64, rtt: u64) -> CloudEstimate {
+    CloudEstimate {
         link: LinkEstimate {
             // 80,000 bits each millisecond send one layer in it.
             rate: BitRate::bits_per_second(80_000_000 / sending.max(1)),
             rtt: ms(rtt),
         },
         speed: PrefillSpeed::new(ms(computing), TOKEN_COUNT),
-        dtype: KvDtype::F32,
-    })
+    }
 }
 
-fn peer(index: usize, speed: Known<CloudEstimate>) -> Peer {
-    Peer { index, speed }
+fn peer(index: usize, cloud: FromCloud) -> Peer {
+    Peer {
+        index,
+        dtype: KvDtype::F32,
+        speed: cloud.speed,
+    }
 }
 
 fn planned(planner: &Planner, ways: &Ways) -> Source {
@@ -122,7 +140,7 @@ fn a_slow_disk_and_a_slow_neighbour_are_declined() {
 #[test]
 fn what_was_not_measured_is_tried_unless_something_nearer_is_known_to_be_best() {
     let unmeasured = Ways {
-        cloud: Some(Known::Unmeasured),
+        cloud: Some(UNMEASURED),
         tokens: Tokens::Known,
         ..Ways::default()
     };
@@ -136,7 +154,7 @@ fn what_was_not_measured_is_tried_unless_something_nearer_is_known_to_be_best() 
     assert_eq!(plan.regret(ms(50)), Some(Duration::ZERO));
     let mut ways = Ways {
         disk: Some(disk(1)),
-        peers: vec![peer(0, Known::Unmeasured)],
+        peers: vec![peer(0, UNMEASURED)],
         ..unmeasured
     };
     assert_eq!(planned(&planner(10), &ways), Source::Disk);
@@ -163,10 +181,11 @@ fn differences_that_nobody_notices_send_nobody_farther() {
 #[test]
 fn smaller_numbers_come_sooner() {
     let of = |dtype| {
-        let Known::Measured(estimate) = cloud(0, 40, 0) else {
-            unreachable!("it is measured")
-        };
-        let cloud = Some(Known::Measured(CloudEstimate { dtype, ..estimate }));
+        let codecs = Codecs::Only(dtype);
+        let cloud = Some(FromCloud {
+            codecs,
+            ..cloud(0, 40, 0)
+        });
         let ways = Ways {
             cloud,
             ..Ways::default()
@@ -178,8 +197,14 @@ fn smaller_numbers_come_sooner() {
             ..Ways::default()
         };
         let from_disk = planner(0).plan(&job(), &ways).unwrap();
-        assert_eq!(plan.until_last_layer(), from_disk.until_last_layer());
-        plan.until_last_layer()
+        let by_disk = from_disk.until_last_layer();
+        // A disk has it encoded.
+        close(plan.until_last_layer(), by_disk.unwrap());
+        assert_eq!(
+            (plan.codec(), from_disk.codec()),
+            (Some(dtype), Some(dtype))
+        );
+        by_disk
     };
     close(of(KvDtype::F32), ms(240));
     close(of(KvDtype::F16), ms(120));
@@ -211,6 +236,101 @@ fn predictions_are_the_flow_shops() {
     let labels = [Source::Memory, Source::Disk, Source::Peer(3), Source::Cloud];
     assert_eq!(labels.map(Source::label), Source::LABELS[..4]);
     assert_eq!(plan.source().label(), "hybrid");
+}
+
+#[test]
+fn what_an_edge_has_seen_of_itself_is_in_what_it_foretells() {
+    let ways = Ways {
+        cloud: Some(cloud(0, 40, 5)),
+        tokens: Tokens::Known,
+        ..Ways::default()
+    };
+    let (measured, now) = (PrefillSpeed::new(ms(40), TOKEN_COUNT), Instant::now());
+    let own = OwnSpeed::new(measured);
+    let plan = |at| Planner::new(own.at(at)).plan(&job(), &ways).unwrap();
+    assert_eq!(plan(now).source(), Source::Hybrid(LayerIndex(2)));
+    // Beside layers that arrive, computing takes longer.
+    own.note(PrefillSpeed::new(ms(160), TOKEN_COUNT), now);
+    let later = plan(now);
+    assert_eq!(
+        later.source(),
+        Source::Cloud,
+        "computing any here would delay all"
+    );
+    close(later.until_last_layer(), ms(245));
+    let others = plan(now).best_other;
+    assert_eq!(others, Some(ms(6 * 160)));
+}
+
+#[test]
+fn the_fastest_number_format_within_the_budget_is_asked_for() {
+    // 8.4 million numbers a layer, 34 MB of them exactly.
+    let job = Job::new(KvGeometry::new(32, 8, 128).unwrap(), 4096);
+    let codec = |codecs, megabits: u64| {
+        let estimate = CloudEstimate {
+            link: LinkEstimate {
+                rate: BitRate::bits_per_second(megabits * 1_000_000),
+                rtt: ms(1),
+            },
+            ..estimate(0, 0, 1)
+        };
+        let speed = Known::Measured(estimate);
+        let ways = Ways {
+            cloud: Some(FromCloud { codecs, speed }),
+            ..Ways::default()
+        };
+        planner(0).plan(&job, &ways).unwrap().codec().unwrap()
+    };
+    let any = Codecs::UpTo(KvDtype::Int4);
+    assert_eq!(codec(any, 100), KvDtype::Int4);
+    // Encoding in int8 takes 22 ns a number, as long as sending one at 390 Mbit/s; in bf16 1.5 ns.
+    assert_eq!(codec(any, 390), KvDtype::Int8);
+    assert_eq!(codec(any, 2_000), KvDtype::Bf16);
+    assert_eq!(codec(any, 40_000), KvDtype::F32);
+    for megabits in [100, 2_000] {
+        assert_eq!(codec(Codecs::UpTo(KvDtype::Bf16), megabits), KvDtype::Bf16);
+        assert_eq!(codec(Codecs::UpTo(KvDtype::F32), megabits), KvDtype::F32);
+        assert_eq!(codec(Codecs::Only(KvDtype::Int8), megabits), KvDtype::Int8);
+    }
+}
+
+#[test]
+fn of_formats_that_are_as_fast_the_one_that_loses_least_is_asked_for() {
+    let plan = |here, sending, tokens| {
+        let ways = Ways {
+            cloud: Some(FromCloud {
+                codecs: Codecs::UpTo(KvDtype::Int4),
+                ..cloud(0, sending, 1)
+            }),
+            tokens,
+            ..Ways::default()
+        };
+        planner(here).plan(&job(), &ways).unwrap()
+    };
+    // Whatever takes less than 20 ms is as good.
+    assert_eq!(plan(0, 3, Tokens::Unknown).codec(), Some(KvDtype::F32));
+    assert_eq!(plan(0, 30, Tokens::Unknown).codec(), Some(KvDtype::Int4));
+    let slow = plan(100, 600, Tokens::Known);
+    assert!(matches!(slow.source(), Source::Hybrid(_)), "{slow:?}");
+    assert_eq!(slow.codec(), Some(KvDtype::Int4));
+    let local = plan(100, 100_000, Tokens::Known);
+    assert_eq!((local.source(), local.codec()), (Source::Local, None));
+}
+
+#[test]
+fn a_link_that_was_not_measured_is_asked_for_as_little_as_may_be() {
+    let ways = Ways {
+        cloud: Some(FromCloud {
+            codecs: Codecs::UpTo(KvDtype::Int8),
+            speed: Known::Unmeasured,
+        }),
+        ..Ways::default()
+    };
+    let plan = planner(10).plan(&job(), &ways).unwrap();
+    assert_eq!(
+        (plan.source(), plan.codec()),
+        (Source::Cloud, Some(KvDtype::Int8))
+    );
 }
 
 /// Up to some milliseconds for each stage.

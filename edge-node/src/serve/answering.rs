@@ -17,7 +17,7 @@ use crate::serve::generator::Tokens;
 use crate::serve::segments::SharedPrompt;
 use crate::serve::sessions::{Entry, MovedTo, News, Reader};
 use crate::serve::stop::{Matched, StopMatcher};
-use crate::serve::stopwatch::{Stopwatch, Times};
+use crate::serve::stopwatch::{KvCame, Stopwatch, Times};
 use crate::serve::timelines::Recorder;
 
 /// Pieces of one answer that wait for a slow client; its tokens wait in a queue of their own.
@@ -285,8 +285,11 @@ async fn end(
         Said::StopString => FinishReason::Stop,
         Said::Text => reason,
     };
-    let origin = cloud.map(|cloud| cloud.origin());
-    let times = stopwatch.stop(reason, (origin, recorder.kv_times(Instant::now())));
+    let came = cloud.map(|cloud| KvCame {
+        origin: cloud.origin(),
+        codec: cloud.dtype,
+    });
+    let times = stopwatch.stop(reason, (came, recorder.kv_times(Instant::now())));
     Ok(Ended { reason, times })
 }
 

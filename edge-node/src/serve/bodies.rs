@@ -6,7 +6,7 @@ use crate::serve::answering::{Ended, FinishReason, Heard, Piece, TokenLogprob};
 use crate::serve::fill_log::LayersCame;
 use crate::serve::request::{Endpoint, StreamUsage};
 use crate::serve::sessions::MovedTo;
-use crate::serve::stopwatch::Times;
+use crate::serve::stopwatch::{KvCame, Times};
 use crate::serve::timelines::KvTimes;
 
 /// The least that OpenAI says of a probability.
@@ -152,8 +152,9 @@ fn timings(times: &Times) -> Value {
             gaps => gaps as f64 * 1000.0 / predicted_ms.max(f64::MIN_POSITIVE),
         },
     });
-    if let Some(origin) = times.kv_origin {
+    if let Some(KvCame { origin, codec }) = times.kv_came {
         timings["kv_source"] = origin.label().into();
+        timings["kv_codec"] = codec.name().into();
     }
     if let Some(KvTimes { wait, layers }) = times.kv_times {
         timings["kv_wait_ms"] = milliseconds(wait).into();
@@ -270,7 +271,7 @@ fn event(body: &Value) -> String {
 mod tests {
     use std::time::Duration;
 
-    use edgeprompt_kv::TokenId;
+    use edgeprompt_kv::{KvDtype, TokenId};
 
     use super::*;
     use crate::kv_origin::KvOrigin;
@@ -310,7 +311,10 @@ mod tests {
             until_first: Duration::from_millis(40),
             after_first: Duration::from_millis(100),
             token_count: 3,
-            kv_origin: Some(KvOrigin::Disk),
+            kv_came: Some(KvCame {
+                origin: KvOrigin::Disk,
+                codec: KvDtype::Int8,
+            }),
             kv_times: Some(KvTimes {
                 wait: Duration::from_millis(12),
                 layers: Some(LayersCame {
@@ -350,6 +354,8 @@ mod tests {
             json!({"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
                    "prompt_tokens_details": {"cached_tokens": 10}})
         );
+        assert_eq!(chat["timings"]["kv_source"], "disk");
+        assert_eq!(chat["timings"]["kv_codec"], "int8");
         assert_eq!(chat["timings"]["predicted_per_token_ms"], 50.0);
         assert_eq!(chat["timings"]["prompt_per_second"], 50.0);
         let own = ["kv_wait_ms", "kv_first_layer_ms", "kv_last_layer_ms"];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::CloudSegment;
-use edgeprompt_kv::{LayerIndex, LayerKv};
+use edgeprompt_kv::{KvDtype, LayerIndex, LayerKv};
 use edgeprompt_model::Model;
 use edgeprompt_segment_store::SegmentInfo;
 use edgeprompt_telemetry::names;
@@ -15,6 +15,7 @@ use crate::answer::{Cloud, Event};
 use crate::cloud_prompt::Loss;
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::{KvOrigin, OriginBytes};
+use crate::own_speed::OwnSpeed;
 use crate::patience::Patience;
 use crate::planner::Planner;
 use crate::prefill_speed::PrefillSpeed;
@@ -196,16 +197,16 @@ pub(crate) struct Begun {
 pub struct Filler {
     model: Arc<Model>,
     generator: Generator,
-    speed: PrefillSpeed,
+    speed: OwnSpeed,
 }
 
 impl Filler {
-    /// Fills for `generator` on a node that computes at `speed`.
-    pub const fn new(model: Arc<Model>, generator: Generator, speed: PrefillSpeed) -> Self {
+    /// Fills for `generator` on a node that computes at `speed`, and learns how fast it does.
+    pub fn new(model: Arc<Model>, generator: Generator, speed: PrefillSpeed) -> Self {
         Self {
             model,
             generator,
-            speed,
+            speed: OwnSpeed::new(speed),
         }
     }
 
@@ -215,13 +216,17 @@ impl Filler {
     }
 
     /// Plans for this node.
-    pub(crate) const fn planner(&self) -> Planner {
-        Planner::new(self.speed)
+    pub(crate) fn planner(&self) -> Planner {
+        Planner::new(self.speed.at(Instant::now()))
     }
 
     /// How long to wait for a cloud that may send a prompt of `token_count` tokens.
     pub(crate) fn patience(&self, token_count: usize) -> Duration {
-        Patience::measured(self.speed, token_count, &self.model.config)
+        Patience::measured(
+            self.speed.at(Instant::now()),
+            token_count,
+            &self.model.config,
+        )
     }
 
     /// Begins to fill a segment, which goes on when nobody waits for it. `None` if there is no
@@ -300,6 +305,9 @@ impl Filler {
             log.note(&layers.timeline);
         }
         log.end(&layers.timeline, Instant::now());
+        if let Some(speed) = layers.speed() {
+            self.speed.note(speed, Instant::now());
+        }
         if layers.bytes.received() > 0 {
             metrics::histogram!(names::EDGE_KV_XFER_TIME_SECONDS)
                 .record(layers.timeline.transfer_time());
@@ -330,6 +338,7 @@ fn tell_complete(filled: &Filled, token_count: usize, took: Duration) {
         source = filled.bytes.main().map_or("nothing", KvOrigin::label),
         recomputed_layers = filled.recomputed_count,
         plan = outcome.map(|it| it.source.label()),
+        codec = outcome.and_then(|it| it.codec).map(KvDtype::name),
         predicted_milliseconds = outcome.and_then(|it| it.predicted).map(milliseconds),
         regret_milliseconds = outcome.and_then(|it| it.regret).map(milliseconds),
         milliseconds = outcome.map_or(took, |it| it.actual).as_millis(),

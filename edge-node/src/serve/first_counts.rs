@@ -2,6 +2,7 @@
 //! and an alert on it sleeps through the first failure.
 
 use edgeprompt_handover::planning::strategy::Strategy;
+use edgeprompt_kv::KvDtype;
 use edgeprompt_telemetry::names;
 use metrics::counter;
 
@@ -42,6 +43,9 @@ pub(crate) fn begin() {
             counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => kind, names::RESULT => result)
                 .increment(0);
         }
+    }
+    for codec in KvDtype::ALL.map(KvDtype::name) {
+        counter!(names::EDGE_KV_PLAN_CODECS_TOTAL, names::CODEC => codec).increment(0);
     }
     for reason in Failed::ALL.map(Failed::label) {
         counter!(names::EDGE_KV_DISK_FAILED_TOTAL, names::REASON => reason).increment(0);

@@ -173,6 +173,7 @@ impl Neighbours {
         let heard = neighbours.filter(|(_, neighbour)| !neighbour.is_silent(now));
         let peer = |(index, neighbour): (usize, &Neighbour)| Peer {
             index,
+            dtype: neighbour.uplink.dtype(),
             speed: neighbour.uplink.fresh_estimate().into(),
         };
         heard.map(peer).collect()

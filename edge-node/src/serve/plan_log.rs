@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use edgeprompt_kv::KvDtype;
 use edgeprompt_telemetry::names;
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ pub(crate) struct Planned {
 pub struct Outcome {
     /// Where the layers were to come from.
     pub source: Source,
+    /// In which number format they were to come; `None` if none were.
+    pub codec: Option<KvDtype>,
     /// How long it should have taken until the last was here; `None` if nothing was known.
     pub predicted: Option<Duration>,
     /// How long it took.
@@ -34,6 +37,7 @@ impl Planned {
         let actual = now.saturating_duration_since(self.planned_at);
         Outcome {
             source: self.plan.source(),
+            codec: self.plan.codec(),
             predicted: self.plan.until_last_layer(),
             actual,
             regret: self.plan.regret(actual),
@@ -45,6 +49,10 @@ impl Outcome {
     /// Counts it.
     pub(crate) fn count(&self) {
         count_plan(self.source);
+        if let Some(codec) = self.codec {
+            metrics::counter!(names::EDGE_KV_PLAN_CODECS_TOTAL, names::CODEC => codec.name())
+                .increment(1);
+        }
         if let Some(predicted) = self.predicted {
             // Both or neither, so that their sums can be compared.
             metrics::histogram!(names::EDGE_KV_PLAN_PREDICTED_SECONDS).record(predicted);
@@ -59,6 +67,7 @@ impl Outcome {
     pub(crate) fn describe(&self, value: &mut Value) {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         value["planner_choice"] = self.source.label().into();
+        value["planner_codec"] = self.codec.map(KvDtype::name).into();
         value["planner_predicted_ms"] = self.predicted.map(ms).into();
         value["planner_actual_ms"] = ms(self.actual).into();
         value["planner_regret_ms"] = self.regret.map(ms).into();
@@ -76,8 +85,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::planner::{Job, Known, Planner, Tokens, Ways};
+    use crate::planner::{FromCloud, Job, Known, Planner, Tokens, Ways};
     use crate::prefill_speed::PrefillSpeed;
+    use crate::wire_codec::Codecs;
 
     #[test]
     fn what_it_took_is_told_beside_what_was_foretold() {
@@ -98,14 +108,18 @@ mod tests {
             planned.outcome(now).describe(&mut value);
             value
         };
+        let unmeasured = FromCloud {
+            codecs: Codecs::UpTo(KvDtype::Int8),
+            speed: Known::Unmeasured,
+        };
         assert_eq!(
             told(None, 50),
-            json!({"planner_choice": "local", "planner_predicted_ms": 40.0,
+            json!({"planner_choice": "local", "planner_codec": null, "planner_predicted_ms": 40.0,
                    "planner_actual_ms": 50.0, "planner_regret_ms": null})
         );
         assert_eq!(
-            told(Some(Known::Unmeasured), 70),
-            json!({"planner_choice": "cloud", "planner_predicted_ms": null,
+            told(Some(unmeasured), 70),
+            json!({"planner_choice": "cloud", "planner_codec": "int8", "planner_predicted_ms": null,
                    "planner_actual_ms": 70.0, "planner_regret_ms": 30.0})
         );
     }

@@ -3,19 +3,20 @@
 
 use std::time::Instant;
 
-use edgeprompt_kv::{LayerIndex, PromptId};
+use edgeprompt_kv::{KvDtype, LayerIndex, PromptId};
 use edgeprompt_protocol::{PromptName, PromptRef};
 use tokio::time::timeout;
 
 use crate::answer::Cloud;
 use crate::cloud_prompt::Offer;
 use crate::kv_origin::KvOrigin;
-use crate::planner::{Job, Known, OnDisk, Peer, Source, Tokens, Ways};
+use crate::planner::{FromCloud, Job, Known, OnDisk, Peer, Plan, Source, Tokens, Ways};
 use crate::remembered::RememberedPrompt;
 use crate::serve::filling::Filler;
 use crate::serve::plan_log::Planned;
 use crate::serve::segments::SharedPromptError;
 use crate::serve::sources::{Found, Question, Sources, Word, is_unknown, silence, unavailable};
+use crate::wire_codec::Codecs;
 
 /// A prompt that is to be found.
 #[derive(Clone, Copy)]
@@ -66,7 +67,22 @@ impl Sources {
                 return Ok(Found::offered(offer, wanted.word, Some(planned)));
             }
         }
-        self.named(wanted.name, filler).await
+        let token_count = Some(wanted.token_count);
+        self.named((wanted.name, token_count), filler).await
+    }
+
+    /// The number format in which to ask the cloud: the fastest by the plan, the smallest where nothing is
+    /// known of the prompt or of the link.
+    pub(crate) fn codec_for(&self, token_count: Option<usize>, filler: &Filler) -> KvDtype {
+        let job = token_count.map(|count| Job::new(filler.model().geometry, count));
+        let cloud = self.ways(None).cloud;
+        let only = Ways {
+            cloud,
+            ..Ways::default()
+        };
+        let plan = job.and_then(|job| filler.planner().plan(&job, &only));
+        let codec = plan.as_ref().and_then(Plan::codec);
+        codec.unwrap_or_else(|| self.codecs.smallest())
     }
 
     /// What was foretold of the only source that was asked.
@@ -76,14 +92,19 @@ impl Sources {
         filler: &Filler,
         planned_at: Instant,
     ) -> Option<Planned> {
-        let mut ways = Ways::default();
+        let (mut ways, dtype) = (Ways::default(), offer.manifest.dtype);
         match offer.origin {
             KvOrigin::Disk => ways.disk = Some(self.kept(offer)),
             KvOrigin::Peer => ways.peers.push(Peer {
                 index: 0,
+                dtype,
                 speed: Known::Unmeasured,
             }),
-            _ => ways.cloud = self.ways(None).cloud,
+            _ => {
+                let codecs = Codecs::Only(dtype);
+                let cloud = self.ways(None).cloud;
+                ways.cloud = cloud.map(|cloud| FromCloud { codecs, ..cloud });
+            }
         }
         let job = Job::new(filler.model().geometry, offer.manifest.tokens.len());
         let plan = filler.planner().plan(&job, &ways)?;
@@ -94,7 +115,10 @@ impl Sources {
     fn ways(&self, known: Option<&RememberedPrompt>) -> Ways {
         Ways {
             peers: self.neighbours.peers(),
-            cloud: self.asked_cloud().map(|it| it.fresh_estimate().into()),
+            cloud: self.asked_cloud().map(|it| FromCloud {
+                codecs: self.codecs,
+                speed: it.fresh_estimate().into(),
+            }),
             tokens: match known {
                 Some(_) => Tokens::Known,
                 None => Tokens::Unknown,
@@ -138,7 +162,12 @@ impl Sources {
             return Ok(Found::computed(wanted, known, (cloud, planned)));
         };
         let named = PromptRef::Named(name.clone());
-        let offered = Offer::of_cloud(uplink, model, named, first);
+        let codec = planned
+            .plan
+            .codec()
+            .unwrap_or_else(|| self.codecs.smallest());
+        let asking = uplink.clone().asking_for(codec);
+        let offered = Offer::of_cloud(&asking, model, named, first);
         let loss = match timeout(filler.patience(tokens.len()), offered).await {
             Ok(Ok(offer)) => {
                 self.health.answered();

@@ -49,7 +49,11 @@ impl Room {
 
     /// Bytes of the keys and values of a prompt.
     pub(crate) fn bytes(&self, token_count: usize) -> u64 {
-        let layer = self.geometry.layer_bytes(token_count, KvDtype::F32) as u64;
+        self.bytes_in(token_count, KvDtype::F32)
+    }
+
+    fn bytes_in(&self, token_count: usize, codec: KvDtype) -> u64 {
+        let layer = self.geometry.layer_bytes(token_count, codec) as u64;
         layer.saturating_mul(u64::from(self.geometry.layer_count()))
     }
 
@@ -73,18 +77,29 @@ impl Room {
 }
 
 impl Place {
-    /// Takes room for a prompt, in the place of what was taken before; waits until others are
-    /// complete, in turn.
+    /// Takes room for a prompt that comes in a number format, in the place of what was taken before;
+    /// waits until others are complete, in turn.
+    ///
+    /// What loses something is in memory twice until it is complete: as it is read, and as it came, to
+    /// be kept so. A prompt that fits alone has room all the same.
     ///
     /// # Errors
     /// [`SharedPromptError::TooLarge`] if there can never be so much, [`SharedPromptError::Busy`]
     /// if others take too long.
-    pub(crate) async fn take(&mut self, token_count: usize) -> Result<(), SharedPromptError> {
+    pub(crate) async fn take(
+        &mut self,
+        token_count: usize,
+        codec: KvDtype,
+    ) -> Result<(), SharedPromptError> {
         let (bytes, bytes_max) = (self.room.bytes(token_count), self.room.bytes_max);
         if bytes > bytes_max {
             return Err(SharedPromptError::TooLarge { bytes, bytes_max });
         }
-        let count = units(bytes);
+        let encoded = match codec.is_exact() {
+            true => 0,
+            false => self.room.bytes_in(token_count, codec),
+        };
+        let count = units(bytes.saturating_add(encoded).min(bytes_max));
         let taken = self.units.as_ref();
         if taken.is_some_and(|taken| taken.num_permits() == count as usize) {
             return Ok(());
@@ -132,18 +147,38 @@ mod tests {
     async fn prompts_on_their_way_share_the_room() {
         let room = room(25);
         let (mut first, mut second) = (room.enter().unwrap(), room.enter().unwrap());
-        assert_eq!(first.take(10).await, Ok(()));
-        assert_eq!(first.take(20).await, Ok(()), "in the place of the 10");
-        let waiting = timeout(Duration::ZERO, second.take(6));
+        let exact = KvDtype::F32;
+        assert_eq!(first.take(10, exact).await, Ok(()));
+        assert_eq!(
+            first.take(20, exact).await,
+            Ok(()),
+            "in the place of the 10"
+        );
+        let waiting = timeout(Duration::ZERO, second.take(6, exact));
         assert!(waiting.await.is_err(), "it waits for the first");
-        let too_large = second.take(26).await.unwrap_err();
+        let too_large = second.take(26, exact).await.unwrap_err();
         assert!(matches!(too_large, SharedPromptError::TooLarge { .. }));
         assert!(too_large.to_string().contains("--cloud-kv-mib"));
         let ended = async {
             tokio::task::yield_now().await;
             drop(first);
         };
-        assert_eq!(tokio::join!(second.take(25), ended).0, Ok(()));
+        assert_eq!(tokio::join!(second.take(25, exact), ended).0, Ok(()));
         assert!(room.fits(25) && !room.fits(26));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_twice_takes_room_twice() {
+        let room = room(100);
+        let (mut first, mut second) = (room.enter().unwrap(), room.enter().unwrap());
+        assert_eq!(first.take(40, KvDtype::F16).await, Ok(()));
+        // 40 and half of that are taken.
+        let waiting = timeout(Duration::ZERO, second.take(50, KvDtype::F32));
+        assert!(waiting.await.is_err(), "it waits for the first");
+        assert_eq!(second.take(40, KvDtype::F32).await, Ok(()));
+        drop(first);
+        drop(second);
+        let mut alone = room.enter().unwrap();
+        assert_eq!(alone.take(100, KvDtype::F16).await, Ok(()), "it fits alone");
     }
 }

@@ -267,7 +267,8 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
     let Some(identity) = identity else {
         return Ok(Sources::default());
     };
-    let dtype = args.wire.dtype()?;
+    let codecs = args.wire.codecs()?;
+    let dtype = codecs.smallest();
     let cloud = match args.local {
         true => None,
         false => Some(
@@ -287,7 +288,7 @@ fn sources(args: &ServeArgs, runtime: &Runtime, model: &Model) -> Result<Sources
             None => CloudHealth::default(),
         },
         cloud,
-        dtype,
+        codecs,
     })
 }
 

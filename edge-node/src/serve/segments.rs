@@ -347,7 +347,9 @@ impl Shared {
             return Ok(prompt);
         }
         if let Some(token_count) = meaning.token_count() {
-            place.take(token_count).await?;
+            place
+                .take(token_count, self.sources.codecs.smallest())
+                .await?;
         }
         let found = self.sources.find(name, meaning, &self.filler).await?;
         self.take_in(name, found, place).await
@@ -358,7 +360,9 @@ impl Shared {
     async fn renew(&self, name: &PromptName, meaning: Meaning) -> Result<(), SharedPromptError> {
         let mut place = self.room.enter()?;
         if let Some(token_count) = meaning.token_count() {
-            place.take(token_count).await?;
+            place
+                .take(token_count, self.sources.codecs.smallest())
+                .await?;
         }
         let renewed = match self.sources.renewed(name, &meaning, &self.filler).await {
             Ok(found) => self.take_in(name, found, place).await?,
@@ -380,7 +384,8 @@ impl Shared {
         let prompt = match self.same(&found.id) {
             Some(prompt) => prompt,
             None => {
-                place.take(known.tokens.len()).await?;
+                let codec = found.layers.dtype();
+                place.take(known.tokens.len(), codec).await?;
                 self.fill(found, place).await?
             }
         };

@@ -28,6 +28,7 @@ use crate::serve::planning::Wanted;
 use crate::serve::room::Room;
 use crate::serve::segments::SharedPromptError;
 use crate::uplink::Uplink;
+use crate::wire_codec::Codecs;
 
 /// Who may have a cloud prompt.
 #[derive(Debug, Default)]
@@ -40,8 +41,8 @@ pub struct Sources {
     pub neighbours: Neighbours,
     /// The cloud.
     pub cloud: Option<Uplink>,
-    /// The number format in which keys and values are asked for; what lost more is not used.
-    pub dtype: KvDtype,
+    /// The number formats in which keys and values may be asked for; what lost more is not used.
+    pub codecs: Codecs,
     /// How the cloud was when it was last asked.
     pub health: CloudHealth,
 }
@@ -214,7 +215,7 @@ impl Sources {
                 (Word::Others, id, known.tokens.len(), Some(known))
             }
             Meaning::Listed { id, token_count } => (Word::Clouds, id, token_count, None),
-            Meaning::Unheard => return self.named(name, filler).await,
+            Meaning::Unheard => return self.named((name, None), filler).await,
         };
         let wanted = Wanted {
             name,
@@ -233,28 +234,30 @@ impl Sources {
         filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
         let (model, asked_at) = (filler.model(), Instant::now());
+        let codec = self.codec_for(meaning.token_count(), filler);
         let nearby = match meaning.id() {
             Some(id) => self.nearby(&id, model).await,
             None => None,
         };
         let offer = match nearby {
             Some(offer) => Some(offer),
-            None => self.of_cloud(name, model).await?,
+            None => self.of_cloud((name, codec), model).await?,
         };
         let offer = offer.ok_or_else(|| self.no_answer())?;
         let planned = self.only(&offer, filler, asked_at);
         Ok(Found::offered(offer, Word::Clouds, planned))
     }
 
-    /// From the cloud by name. While it does not send it, from a neighbour: what that means by the
-    /// name is not remembered.
+    /// From the cloud by name, perhaps with so many tokens. While it does not send it, from a
+    /// neighbour: what that means by the name is not remembered.
     pub(crate) async fn named(
         &self,
-        name: &PromptName,
+        (name, token_count): (&PromptName, Option<usize>),
         filler: &Filler,
     ) -> Result<Found, SharedPromptError> {
         let (model, asked_at) = (filler.model(), Instant::now());
-        let (offer, word) = match self.of_cloud(name, model).await? {
+        let codec = self.codec_for(token_count, filler);
+        let (offer, word) = match self.of_cloud((name, codec), model).await? {
             Some(offer) => (Some(offer), Word::Clouds),
             None => {
                 let named = PromptRef::Named(name.clone());
@@ -273,15 +276,16 @@ impl Sources {
     /// What the cloud would send under a name; `None` if it sends nothing now.
     async fn of_cloud(
         &self,
-        name: &PromptName,
+        (name, codec): (&PromptName, KvDtype),
         model: &Arc<Model>,
     ) -> Result<Option<Offer>, SharedPromptError> {
         let Some(cloud) = self.asked_cloud() else {
             return Ok(None);
         };
         let named = PromptRef::Named(name.clone());
+        let uplink = cloud.clone().asking_for(codec);
         let asked = async {
-            match Offer::of_cloud(cloud, model, named, LayerIndex(0)).await {
+            match Offer::of_cloud(&uplink, model, named, LayerIndex(0)).await {
                 Err(error) if is_unknown(&error) => Ok(None),
                 offered => offered.map(Some),
             }
@@ -336,9 +340,10 @@ impl Sources {
         let disk = Arc::clone(self.disk.as_ref()?);
         let reader = self.open(Arc::clone(&disk), *id).await?;
         let kept_as = reader.info().dtype;
-        if kept_as > self.dtype {
+        let wanted = self.codecs.smallest();
+        if kept_as > wanted {
             // It stays until what is fetched now takes its place.
-            tracing::info!(prompt = id.short(), %kept_as, wanted = %self.dtype, "what the disk has lost too much");
+            tracing::info!(prompt = id.short(), %kept_as, %wanted, "what the disk has lost too much");
             return None;
         }
         let others = self.neighbours.uplinks().chain(&self.cloud);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use edgeprompt_kv::KvDtype;
 use edgeprompt_telemetry::names;
 
 use crate::kv_origin::KvOrigin;
@@ -39,6 +40,13 @@ pub(crate) struct Stopwatch {
     token_count: usize,
 }
 
+/// Where a cloud prompt's keys and values came from, and in which number format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvCame {
+    pub(crate) origin: KvOrigin,
+    pub(crate) codec: KvDtype,
+}
+
 /// Stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
@@ -50,7 +58,7 @@ pub(crate) struct Times {
     /// Tokens of the answer, an end token not among them.
     pub(crate) token_count: usize,
     /// Where the cloud prompt's keys and values came from, if there was one.
-    pub(crate) kv_origin: Option<KvOrigin>,
+    pub(crate) kv_came: Option<KvCame>,
     /// What the first token waited for, if there was one.
     pub(crate) kv_times: Option<KvTimes>,
 }
@@ -103,11 +111,11 @@ impl Stopwatch {
         is_first
     }
 
-    /// The answer has ended; its cloud prompt came from `kv_origin`, at such times.
+    /// The answer has ended; its cloud prompt came so, at such times.
     pub(crate) fn stop(
         self,
         reason: FinishReason,
-        (kv_origin, kv_times): (Option<KvOrigin>, Option<KvTimes>),
+        (kv_came, kv_times): (Option<KvCame>, Option<KvTimes>),
     ) -> Times {
         let first_at = self.first_at.unwrap_or(self.last_at);
         let prompt = self.prompt;
@@ -119,7 +127,7 @@ impl Stopwatch {
         metrics::counter!(names::EDGE_GENERATION_TOKENS_TOTAL).increment(self.token_count as u64);
         metrics::counter!(names::EDGE_REQUEST_SUCCESS_TOTAL, names::FINISHED_REASON => reason.label())
             .increment(1);
-        if let Some(origin) = kv_origin {
+        if let Some(KvCame { origin, .. }) = kv_came {
             let label = origin.label();
             metrics::counter!(names::EDGE_KV_SOURCE_ANSWERS_TOTAL, names::SOURCE => label)
                 .increment(1);
@@ -129,7 +137,7 @@ impl Stopwatch {
             until_first: first_at - self.asked_at,
             after_first: self.last_at - first_at,
             token_count: self.token_count,
-            kv_origin,
+            kv_came,
             kv_times,
         }
     }

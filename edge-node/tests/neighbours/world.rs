@@ -1,7 +1,6 @@
 //! A trust domain: a cloud, edges with what they need, and the right numbers.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,15 +204,7 @@ pub(crate) fn manifest(world: &World, fetch: Option<&Fetch>) -> Manifest {
 }
 
 fn filler(model: &Arc<Model>) -> Filler {
-    let some = |count| NonZeroUsize::new(count).unwrap();
-    let limits = EngineLimits {
-        max_num_seqs: some(1),
-        max_num_batched_tokens: some(1),
-        max_num_waiting: 1,
-        block_len: some(1),
-        block_count: 1,
-    };
-    let generator = Generator::start(Arc::clone(model), limits).unwrap();
+    let generator = Generator::start(Arc::clone(model), EngineLimits::LEAST).unwrap();
     // So slow that waiting always pays, and nothing is computed that could come.
     let speed = PrefillSpeed::new(Duration::from_secs(10), 1);
     Filler::new(Arc::clone(model), generator, speed)

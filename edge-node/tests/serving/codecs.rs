@@ -10,10 +10,13 @@ use edgeprompt_model::{ComputeDevice, Model};
 use edgeprompt_segment_store::SegmentReader;
 use serde_json::{Value, json};
 
-use crate::cluster;
-use crate::edge::Edge;
+use crate::edge::{Edge, completion, demo_model};
 use crate::sources::{asked, kv, only, segment, segment_of};
-use crate::support::{Cluster, run};
+use crate::support::{Cluster, run, stdout};
+use crate::{DESK, cluster};
+
+/// A cloud prompt that is here at once, whatever it comes in.
+const BRIEF: &str = "You work at the desk of a shop.\n";
 
 /// What guests ask the shop desk, and it knows.
 fn questions() -> Vec<String> {
@@ -53,6 +56,7 @@ fn each_codec_takes_its_bytes_and_the_desk_answers_the_same() {
         edge.wait_until_ready();
         let listed = &edge.get("/v1/cloud-prompts").json()["data"][0];
         assert_eq!(listed["recomputed_layers"], 0, "{codec}");
+        assert_eq!(listed["planner_codec"], codec);
         let bytes = edge.metric("edge_kv_bytes_transferred_total");
         (bytes, answers(&edge))
     };
@@ -74,6 +78,44 @@ fn each_codec_takes_its_bytes_and_the_desk_answers_the_same() {
         cluster.cloud_log().matches("cloud prompt computed").count(),
         1
     );
+}
+
+#[test]
+fn auto_asks_an_unknown_link_for_the_smallest_and_a_known_one_for_the_best_and_tells_which() {
+    // Long enough that its bytes measure the link.
+    let (model, long) = (demo_model(), DESK.repeat(5));
+    let cluster = Cluster::start(
+        &["--model", model.to_str().unwrap()],
+        &[("long", &long), ("short", BRIEF)],
+    );
+    let args = [
+        "--cloud-prompt",
+        "long",
+        "--wire-codec",
+        "auto",
+        "--harm-budget",
+        "0.3",
+    ];
+    let edge = Edge::start(&cluster, "auto", &args);
+    edge.wait_until_ready();
+    assert_eq!(
+        edge.metric("edge_kv_plan_codecs_total{codec=\"int8\"}"),
+        1.0
+    );
+    assert_eq!(edge.metric("edge_kv_plan_codecs_total{codec=\"f32\"}"), 0.0);
+    let codec = |named: &str| {
+        let body = completion(
+            "Ada asks what the jade plan costs.\n",
+            &json!({"cloud_prompt": named}),
+        );
+        let answer = edge.post("/v1/completions", &body).json();
+        answer["timings"]["kv_codec"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(codec("long"), "int8");
+    // The next one is short, and would be here at once in any format: nothing need be lost.
+    assert_eq!(codec("short"), "f32");
+    let listed = edge.get("/v1/cloud-prompts/short").json();
+    assert_eq!(listed["planner_codec"], "f32", "{listed}");
 }
 
 /// Starts an edge with a codec, and says where an answer's keys and values came from, its tokens,
@@ -113,10 +155,21 @@ fn what_came_in_int8_is_kept_in_int8_and_not_used_where_nothing_may_be_lost() {
     assert_eq!(again, ("disk".to_owned(), ids, 0.0));
     assert_eq!(kept_bytes(), small_file);
 
+    let codec = || {
+        let listed = kv(&cluster, &["ls", "--json"]);
+        let listed: Value = serde_json::from_str(&stdout(&listed)).unwrap();
+        let table = stdout(&kv(&cluster, &["ls"]));
+        let codec = listed[0]["codec"].as_str().unwrap().to_owned();
+        assert!(table.contains(&format!(" {codec} ")), "{table}");
+        codec
+    };
+    assert_eq!(codec(), "int8");
+
     let (source, exact_ids, exact) = once(&cluster, "exact", "f32");
     assert_eq!(source, "cloud");
     assert!(exact > 3.6 * small, "{exact} {small}");
     assert!(kept_bytes() > 3 * small_file, "it took the other's place");
+    assert_eq!(codec(), "f32");
 
     // What lost nothing serves who would take less.
     let (source, ids, bytes) = once(&cluster, "last", "int8");

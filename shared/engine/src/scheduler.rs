@@ -33,6 +33,17 @@ pub struct SchedulerLimits {
     pub block_count: usize,
 }
 
+impl SchedulerLimits {
+    /// Room for one sequence of next to nothing: of an engine that nobody asks anything.
+    pub const LEAST: Self = Self {
+        max_num_seqs: NonZeroUsize::MIN,
+        max_num_batched_tokens: NonZeroUsize::MIN,
+        max_num_waiting: 1,
+        block_len: NonZeroUsize::MIN,
+        block_count: 1,
+    };
+}
+
 /// A sequence, numbered in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(u64);

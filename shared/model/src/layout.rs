@@ -115,6 +115,25 @@ mod tests {
     }
 
     #[test]
+    fn a_panel_has_its_lines_one_after_the_other() {
+        let (depth, width) = (3, 150);
+        let layout = Layout {
+            order: Order::Panels,
+            depth,
+            width,
+        };
+        for (line, column) in (0..depth).flat_map(|line| (0..width).map(move |it| (line, it))) {
+            let (panel, within) = (column / 64, column % 64);
+            let place = panel * depth * 64 + line * 64 + within;
+            assert_eq!(layout.place(line, column), (place, 64 - within));
+        }
+        assert_eq!(layout.tensor_shape(), [3 * depth, 64]);
+        let lines = Layout::lines([depth, width]);
+        assert_eq!(lines.place(2, 10), (2 * width + 10, width - 10));
+        assert_eq!(lines.tensor_shape(), [depth, width]);
+    }
+
+    #[test]
     fn numbers_that_were_put_are_found_at_their_places() {
         for order in [Order::Lines, Order::Panels] {
             let layout = Layout {

@@ -42,7 +42,9 @@ pub enum HeaderError {
     #[error("the stream does not start with a layer header")]
     Magic,
     /// The stream is of another protocol version.
-    #[error("layer header version {version}, this node speaks {PROTOCOL_VERSION}")]
+    #[error(
+        "layer header version {version}, this node speaks {PROTOCOL_VERSION}: update both nodes to the same release"
+    )]
     Version {
         /// The version in the header.
         version: u16,

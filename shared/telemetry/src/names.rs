@@ -55,6 +55,8 @@ pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
 pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
 /// Counter, by [`SOURCE`]: where cloud prompts were planned to come from, hybrid among them.
 pub const EDGE_KV_PLANS_TOTAL: &str = "edge_kv_plans_total";
+/// Counter, by [`CODEC`]: the number formats in which cloud prompts were planned to come.
+pub const EDGE_KV_PLAN_CODECS_TOTAL: &str = "edge_kv_plan_codecs_total";
 /// Histogram: how long bringing a cloud prompt in was predicted to take, where that was possible.
 pub const EDGE_KV_PLAN_PREDICTED_SECONDS: &str = "edge_kv_plan_predicted_seconds";
 /// Histogram: how long it took, of those with a prediction.
@@ -85,6 +87,8 @@ pub const REASON: &str = "reason";
 /// The label of where keys and values came from: memory, disk, peer, cloud or local; of a plan also
 /// hybrid, cloud and local at a time.
 pub const SOURCE: &str = "source";
+/// Label: a number format of keys and values.
+pub const CODEC: &str = "codec";
 /// The label of why an answer ended, in OpenAI's words.
 pub const FINISHED_REASON: &str = "finished_reason";
 
@@ -261,6 +265,11 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_PLANS_TOTAL,
         Unit::Count,
         "Cloud prompts by where they were planned to come from.",
+    ),
+    counter(
+        EDGE_KV_PLAN_CODECS_TOTAL,
+        Unit::Count,
+        "Cloud prompts by the number format in which they were planned to come.",
     ),
     seconds(
         EDGE_KV_PLAN_PREDICTED_SECONDS,

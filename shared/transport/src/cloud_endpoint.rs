@@ -52,7 +52,7 @@ pub enum AcceptError {
     )]
     PeerNotTrusted,
     /// The peer speaks no protocol version of this cloud.
-    #[error("the peer speaks another protocol version")]
+    #[error("the peer speaks another protocol version: update both nodes to the same release")]
     Version,
     /// The certificate is of the domain and not an edge's.
     #[error(transparent)]

@@ -70,7 +70,7 @@ pub enum ConnectError {
     )]
     TokenUnknown,
     /// The nodes are of different versions.
-    #[error("the cloud speaks another protocol version: update the older node")]
+    #[error("the cloud speaks another protocol version: update both nodes to the same release")]
     Version,
     /// The cloud takes no more links.
     #[error("the cloud takes no more links: try again later")]

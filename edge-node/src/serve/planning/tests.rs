@@ -106,3 +106,21 @@ async fn a_disk_known_to_be_slow_is_declined_and_every_plan_is_compared_with_wha
     assert_eq!(outcome.source, Source::Disk);
     assert!(outcome.predicted.unwrap() < Duration::from_millis(1));
 }
+
+#[tokio::test]
+async fn an_edge_learns_from_what_it_computes_how_fast_it_is() {
+    let edge = Edge::new();
+    let filler = Filler::for_prompts(&edge.model, Duration::from_secs(1));
+    let sources = Sources {
+        memory: Some(edge.memory.clone()),
+        ..Sources::default()
+    };
+    let before = filler.planner().computing(20);
+    assert_eq!(before, Duration::from_secs(20));
+    let prompts = CloudPrompts::new(sources, filler.clone(), 1 << 20);
+    let mut prompt = prompts.get(&name()).await.unwrap();
+    assert!(matches!(prompt.filling.ended().await, Filling::Filled(_)));
+    // It took next to nothing.
+    let after = filler.planner().computing(20);
+    assert!(Duration::ZERO < after && after < before / 2, "{after:?}");
+}
