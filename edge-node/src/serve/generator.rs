@@ -69,6 +69,7 @@ enum Moving {
     TakeOut(Range<usize>, oneshot::Sender<KvChunk>),
     PutIn(KvChunk, oneshot::Sender<Result<Progressed, NotRestored>>),
     Progress(oneshot::Sender<Progressed>),
+    Wipe,
 }
 
 /// Moves a generation between nodes. It keeps nothing alive: [`Tokens`] does.
@@ -233,6 +234,11 @@ impl Tokens {
         }
     }
 
+    /// Ends the generation, and overwrites what is its own of keys and values.
+    pub(crate) fn wipe(self) {
+        self.mover().tell(Moving::Wipe);
+    }
+
     /// The next token; `None` after the last, and without a last one if the engine has stopped.
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Output> {
@@ -338,6 +344,7 @@ impl Worker {
                 let _ = self.engine.progress(id).map(|at| reply.send(at));
             }
             Moving::Release => self.engine.release(id),
+            Moving::Wipe => self.engine.wipe(id),
             Moving::Extend(answered) => self.engine.extend(id, &answered),
             Moving::TakeOut(tokens, reply) => {
                 let _ = self.engine.take_out(id, tokens).map(|kv| reply.send(kv));

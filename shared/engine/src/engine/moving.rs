@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
 use edgeprompt_attention::{BlockPlace, KvView};
 use edgeprompt_kv::{LayerIndex, TokenId};
 
@@ -95,8 +96,7 @@ impl Engine {
         let skipped = tokens.start - first * block_len;
         let layers = self.kv.iter().map(|kv| {
             let view = kv.gather(&blocks, end - first * block_len);
-            let of_tokens =
-                |tensor: burn::tensor::Tensor<3>| tensor.narrow(1, skipped, tokens.len());
+            let of_tokens = |tensor: Tensor<3>| tensor.narrow(1, skipped, tokens.len());
             KvView {
                 keys: of_tokens(view.keys),
                 values: of_tokens(view.values),
@@ -104,6 +104,31 @@ impl Engine {
         });
         let layers = layers.collect();
         Some(KvChunk { tokens, layers })
+    }
+
+    /// Overwrites the keys and values that only this generation has; they are lost to it.
+    pub fn wipe(&mut self, id: SequenceId) {
+        let Some(table) = self.scheduler.table(id) else {
+            return;
+        };
+        let block_len = table.block_len();
+        let blocks = table.blocks().iter().copied();
+        let places: Arc<[BlockPlace]> = blocks
+            .filter(|block| !self.scheduler.is_shared(*block))
+            .flat_map(|block| {
+                let block = block.as_usize();
+                (0..block_len).map(move |slot| BlockPlace { block, slot })
+            })
+            .collect();
+        if places.is_empty() {
+            return;
+        }
+        let geometry = &self.model.geometry;
+        let shape = [places.len(), geometry.kv_head_count(), geometry.head_dim()];
+        let zeros = Tensor::zeros(shape, &self.model.decoder.device());
+        for kv in &mut self.kv {
+            kv.write(&places, &zeros, &zeros);
+        }
     }
 
     /// Puts keys and values in that were computed elsewhere, for a held generation. They are next to

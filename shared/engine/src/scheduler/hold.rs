@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use edgeprompt_kv::{BlockTable, OutOfBlocks};
+use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks};
 
 use super::{Running, Scheduler, SequenceId, Waiting};
 
@@ -164,6 +164,11 @@ impl Scheduler {
             running.skip_restored();
         }
         Ok(&running.table)
+    }
+
+    /// Whether anybody else holds a block.
+    pub fn is_shared(&self, block: BlockId) -> bool {
+        self.pool.holder_count(block) > 1
     }
 
     /// Tokens of a sequence whose keys and values are in its blocks.

@@ -28,16 +28,16 @@ const PATIENCE: Patience = Patience {
 };
 
 #[derive(Clone, Copy)]
-pub struct Faults {
-    pub lost: f64,
-    pub repeated: f64,
-    pub delay_ms_max: u64,
-    pub crashes_per_second: f64,
-    pub cuts_per_second: f64,
+pub(crate) struct Faults {
+    pub(crate) lost: f64,
+    pub(crate) repeated: f64,
+    pub(crate) delay_ms_max: u64,
+    pub(crate) crashes_per_second: f64,
+    pub(crate) cuts_per_second: f64,
 }
 
 impl Faults {
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         lost: 0.0,
         repeated: 0.0,
         delay_ms_max: 5,
@@ -47,7 +47,7 @@ impl Faults {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     Whole,
     Failed,
 }
@@ -134,7 +134,7 @@ struct Node {
     switch_at: Option<u64>,
 }
 
-pub struct World {
+pub(crate) struct World {
     now_ms: u64,
     /// Events by time, and in the order of their making.
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -146,11 +146,11 @@ pub struct World {
     faults: Faults,
     random: ChaCha8Rng,
     seed: u64,
-    pub moves: u64,
+    pub(crate) moves: u64,
 }
 
 impl World {
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let mut world = Self {
             now_ms: 0,
             events: BinaryHeap::new(),
@@ -176,7 +176,7 @@ impl World {
         world
     }
 
-    pub fn run(&mut self) -> Ending {
+    pub(crate) fn run(&mut self) -> Ending {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now_ms = at;
             assert!(at < END_MS, "seed {}: a session has no end", self.seed);

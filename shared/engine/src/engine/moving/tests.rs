@@ -222,6 +222,29 @@ fn a_held_generation_that_loses_its_blocks_computes_them_again() {
 }
 
 #[test]
+fn what_is_wiped_is_zero() {
+    let model = Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()));
+    let mut engine = engine(&model, 40);
+    let other = engine.submit(generation(&model, 9, 1)).unwrap();
+    let id = engine.submit(generation(&model, 20, 0)).unwrap();
+    next(&mut engine, id);
+    let keys = |engine: &Engine, id| {
+        let chunk = engine.take_out(id, 0..usize::MAX).unwrap();
+        chunk.layers[1]
+            .keys
+            .clone()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap()
+    };
+    let before = keys(&engine, other);
+    assert!(keys(&engine, id).iter().any(|number| *number != 0.0));
+    engine.wipe(id);
+    assert!(keys(&engine, id).iter().all(|number| *number == 0.0));
+    assert_eq!(keys(&engine, other), before);
+}
+
+#[test]
 fn chunks_that_do_not_fit_are_refused() {
     let model = Arc::new(Model::dummy(ModelShape::Tiny, &Device::flex()));
     let mut source = engine(&model, 40);

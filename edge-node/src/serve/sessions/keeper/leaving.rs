@@ -1,0 +1,275 @@
+//! The node that a session leaves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgeprompt_handover::planning::choose::LeavingSession;
+use edgeprompt_handover::planning::strategy::Strategy;
+use edgeprompt_handover::session::{Epoch, GivenUp, ToTarget, Ue};
+use edgeprompt_protocol::{Move, MoveAnswer, SessionOffer};
+use edgeprompt_telemetry::names;
+use edgeprompt_transport::PeerLink;
+use tokio::sync::oneshot;
+
+use super::{Keeper, next};
+use crate::serve::sessions::PATIENCE;
+use crate::serve::sessions::departure::{
+    BLOCK_LEN, Beginning, Departure, KvBound, MoveError, MoveReport, Out,
+};
+use crate::serve::sessions::log::{MovedTo, Standing};
+
+/// How long copying ahead may take before the session goes over as it is.
+const COPYING_MAX: Duration = Duration::from_secs(20);
+
+impl Keeper {
+    /// Begins to leave for another node.
+    pub(super) fn leave(
+        &mut self,
+        (addr, target, link): (SocketAddr, String, PeerLink),
+        (priority, began_at): (i32, Instant),
+        reply: oneshot::Sender<Result<MoveReport, MoveError>>,
+    ) {
+        let refused = match () {
+            () if self.log.has_ended() => Some(MoveError::Ended),
+            () if self.seat.owned().is_none() || self.seat.phase().is_some() => {
+                Some(MoveError::Busy)
+            }
+            () if self.log.len() == 0 || !self.runs => Some(MoveError::NotBegun),
+            () => None,
+        };
+        if let Some(refused) = refused {
+            let _ = reply.send(Err(refused));
+            return;
+        }
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let cloud_len = self
+            .facts
+            .cloud
+            .as_ref()
+            .map_or(0, |(_, cloud)| cloud.tokens.len());
+        let leaving = LeavingSession {
+            context_len: small(self.private_len()),
+            past_len: small(cloud_len),
+            leaves_in: Duration::ZERO,
+            decode_tokens_per_s: 0.0,
+        };
+        let decision = self.sessions.decide(leaving, link.estimate());
+        let strategy = decision.as_ref().map_or(Strategy::Token, |it| it.strategy);
+        let prefill = decision.as_ref().and_then(|it| it.sessions.first());
+        let prefill_len = prefill.map_or(usize::MAX, |it| it.prefill.end as usize);
+        let beginning = Beginning {
+            addr,
+            target,
+            link,
+            reply,
+            strategy,
+            predicted_s: decision.map_or(0.0, |it| it.worst_delay.as_secs_f64()),
+            prefill_len: match strategy {
+                Strategy::Token => usize::MAX,
+                _ => prefill_len,
+            },
+            began_at,
+            priority,
+        };
+        let links = Arc::clone(&self.sessions.0.links);
+        self.departure = Some(Departure::begin(beginning, links, self.own.clone()));
+        // It is the owner and nothing moves: looked at above.
+        let _ = self.seat.handle_start(self.now());
+    }
+
+    /// The target says something.
+    pub(super) async fn answered(&mut self, answer: MoveAnswer) {
+        let was_accepted = self.seat.is_accepted();
+        if let Some(departure) = &mut self.departure {
+            if let Some(refusal) = answer.refusal {
+                departure.refusal = Some(refusal.to_string());
+            }
+            if answer.url.is_some() {
+                departure.url = answer.url;
+            }
+        }
+        self.seat.handle_answer(self.now(), answer.answer);
+        if !self.seat.is_accepted() {
+            return;
+        }
+        if !was_accepted {
+            self.begin_kv();
+        }
+        let is_copied = answer.computed_len as usize + 2 * BLOCK_LEN >= self.private_len();
+        let departure = self.departure.as_ref();
+        let goes = departure.is_some_and(|departure| {
+            let waited = departure.began_at.elapsed();
+            departure.strategy != Strategy::PreCopy || is_copied || waited >= COPYING_MAX
+        });
+        if goes {
+            self.switch().await;
+        }
+    }
+
+    pub(super) fn begin_kv(&mut self) {
+        let known = self.private_len();
+        let (Some(departure), Some(local)) = (&mut self.departure, &self.local) else {
+            return;
+        };
+        if departure.prefill_len >= known {
+            return;
+        }
+        let bound = KvBound {
+            known: match departure.strategy {
+                Strategy::PreCopy => known,
+                // Nothing before it has stopped.
+                _ => 0,
+            },
+            end: None,
+        };
+        let geometry = self.sessions.0.node.model.geometry;
+        let epoch = self.seat.latest();
+        departure.send_kv(
+            local.mover(),
+            (self.facts.key, epoch),
+            (geometry, self.sessions.0.config.dtype),
+            (departure.prefill_len, bound),
+        );
+    }
+
+    /// Stops between two tokens, and gives the right away.
+    pub(super) async fn switch(&mut self) {
+        let Some(local) = &self.local else {
+            return;
+        };
+        let held = local.mover().hold(0).await;
+        // Tokens that it had generated before it heard.
+        while let Some(held) = held
+            && self.private_len() < held.token_count
+        {
+            let output = next(&mut self.local).await;
+            if output.is_none() {
+                break;
+            }
+            self.hear(output).await;
+        }
+        let Some(held) = held else {
+            // It has ended; its last token is on the way.
+            return;
+        };
+        self.runs = false;
+        let now = self.now();
+        if let Some(departure) = &mut self.departure {
+            departure.switched_at = Some(Instant::now());
+            if let Some(kv) = &departure.kv {
+                let end = match departure.strategy {
+                    // What is missing is computed sooner than it is sent.
+                    Strategy::PreCopy => held.computed_count / BLOCK_LEN * BLOCK_LEN,
+                    _ => held.computed_count,
+                };
+                kv.bound.send_modify(|bound| bound.end = Some(end));
+            }
+        }
+        self.seat.handle_switch(now);
+    }
+
+    pub(super) fn say(&mut self, order: ToTarget) {
+        let tokens = match order {
+            ToTarget::Tokens { start, end, .. } => self.log.answer(start..end),
+            ToTarget::Offer { .. } | ToTarget::Commit { .. } | ToTarget::Withdraw { .. } => {
+                Vec::new()
+            }
+        };
+        let Some(departure) = &self.departure else {
+            return;
+        };
+        let out = match order {
+            ToTarget::Offer { epoch, len } => Out::Offer(Box::new(self.offer(epoch, len))),
+            _ => Out::Order(Move { order, tokens }),
+        };
+        // What does not fit is said again.
+        let _ = departure.to.try_send(out);
+    }
+
+    pub(super) fn offer(&self, epoch: Epoch, len: usize) -> SessionOffer {
+        let node = &self.sessions.0.node;
+        let prefill_len = self
+            .departure
+            .as_ref()
+            .map_or(usize::MAX, |it| it.prefill_len);
+        SessionOffer {
+            session: self.facts.key,
+            ticket: self.facts.ticket,
+            epoch,
+            model: node.model.digest,
+            geometry: node.model.geometry,
+            cloud_prompt: self
+                .facts
+                .cloud
+                .as_ref()
+                .map(|(name, cloud)| (name.clone(), cloud.id)),
+            prompt: self.facts.prompt.for_engine().to_vec(),
+            context: self.facts.context.for_engine().to_vec(),
+            answer: self.log.tokens(0).into_iter().take(len).collect(),
+            terms: self.facts.terms.clone(),
+            prefill_len: u32::try_from(prefill_len).unwrap_or(u32::MAX),
+            dtype: self.sessions.0.config.dtype,
+        }
+    }
+
+    /// The right is given away: whoever reads here goes where it goes.
+    pub(super) fn redirect(&mut self, epoch: Epoch) {
+        let Some(departure) = &self.departure else {
+            return;
+        };
+        let len = self.log.len();
+        self.log.stands(Standing::Moved(MovedTo {
+            epoch,
+            addr: departure.addr.to_string(),
+            url: departure.url.clone(),
+            len,
+        }));
+        if self.log.staying_count() > 0 {
+            let (now, addr) = (self.now(), departure.addr);
+            let epoch_before = self.seat.last_owned();
+            let mut ue = Ue::resuming(now, None, (epoch_before, len), PATIENCE);
+            ue.handle_redirect(now, None, epoch, Some(addr));
+            self.ue = Some(ue);
+        }
+    }
+
+    pub(super) fn give_up(&mut self, why: GivenUp) {
+        if let Some(departure) = &mut self.departure {
+            let error = match why {
+                GivenUp::Refused => MoveError::Refused(
+                    departure
+                        .refusal
+                        .take()
+                        .unwrap_or_else(|| "the target refuses".to_owned()),
+                ),
+                GivenUp::Silent => MoveError::Silent,
+                GivenUp::Finished => MoveError::Ended,
+            };
+            metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => departure.strategy.name(), names::RESULT => "given_up").increment(1);
+            departure.fail(error);
+        }
+        self.departure = None;
+    }
+
+    /// The target has the session, and all that it needs.
+    pub(super) fn leave_for_good(&mut self) {
+        self.has_left = false;
+        if let Some(local) = self.local.take() {
+            local.wipe();
+        }
+        self.runs = false;
+        let (epoch, private_len) = (self.seat.latest(), self.private_len());
+        if let Some(departure) = &mut self.departure {
+            let report = departure.succeed(epoch, private_len);
+            metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => report.strategy.name(), names::RESULT => "moved").increment(1);
+            metrics::counter!(names::EDGE_HANDOVER_KV_BYTES_TOTAL).increment(report.kv_bytes);
+        }
+        self.departure = None;
+        if self.log.staying_count() == 0 {
+            // A user who follows has all it needs; nobody comes back here without bringing it.
+            self.facts.wipe();
+            self.log.wipe();
+        }
+    }
+}
