@@ -183,12 +183,17 @@ impl Prepared {
         })
     }
 
-    fn facts(&self, (key, ticket): (SessionKey, Ticket), caller: &Caller, follows: bool) -> Facts {
+    fn facts(
+        &self,
+        (key, ticket): (SessionKey, Ticket),
+        caller: &Caller,
+        reader: ReaderKind,
+    ) -> Facts {
         Facts {
             key,
             ticket,
             caller: Some(caller.clone()),
-            follows,
+            reader,
             prompt: self.private.clone(),
             context: self.context.clone(),
             cloud: self.cloud.clone(),
@@ -220,7 +225,11 @@ impl Begun {
             recorder.builds_on(name.clone(), cloud.tokens.len(), cloud.filling.clone());
         }
         let named = Sessions::name();
-        let facts = prepared.facts(named, caller, request.follows);
+        let kind = match request.follows {
+            true => ReaderKind::Following,
+            false => ReaderKind::Staying,
+        };
+        let facts = prepared.facts(named, caller, kind);
         let generation = Generation {
             session: prepared.session,
             ..facts.generation()
@@ -229,13 +238,9 @@ impl Begun {
             .generator
             .generate_recorded(generation, recorder.clone());
         let tokens = tokens.await?;
-        let kind = match request.follows {
-            true => ReaderKind::Following,
-            false => ReaderKind::Staying,
-        };
         let (tokens, session) = match &server.sessions {
             Some(sessions) => {
-                let reader = sessions.begin(facts, tokens, kind);
+                let reader = sessions.begin(facts, tokens);
                 (TokenSource::Session(reader), Some(named))
             }
             None => (TokenSource::Engine(tokens), None),
@@ -319,7 +324,7 @@ pub(crate) async fn read(
     let reader = match (reading.reader, &server.sessions) {
         (Some(reader), _) => reader,
         (None, Some(sessions)) => {
-            let facts = prepared.facts((key, ticket), caller, true);
+            let facts = prepared.facts((key, ticket), caller, ReaderKind::Following);
             sessions.take(facts, (reading.epoch, &reading.heard))
         }
         (None, None) => return Err(ApiError::not_found("this server moves no sessions")),

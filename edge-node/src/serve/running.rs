@@ -188,7 +188,6 @@ fn load(
         speed,
     };
     let sessions = args.handover.open(runtime, || args.identity(), (node, url));
-    let (sessions, _listening) = sessions?.unzip();
     let server = Server {
         model,
         name,
@@ -200,7 +199,7 @@ fn load(
         capacity,
         generator,
         prompts,
-        sessions,
+        sessions: sessions?,
         uplink: uplink.clone(),
         timelines: Timelines::default(),
         prefetched: args.cloud_prompts.clone(),

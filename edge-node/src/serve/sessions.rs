@@ -160,9 +160,9 @@ impl Sessions {
     }
 
     /// Keeps a session that begins here.
-    pub(crate) fn begin(&self, facts: Facts, tokens: Tokens, kind: ReaderKind) -> Reader {
+    pub(crate) fn begin(&self, facts: Facts, tokens: Tokens) -> Reader {
         let log = Log::new(Standing::Here(Epoch::FIRST));
-        let reader = log.reader(0, kind);
+        let reader = log.reader(0, facts.reader);
         let (handle, commands) = self.handle(&facts, &log);
         let keeper = Keeper::of_beginning(self.clone(), (facts, log), tokens);
         self.keep(handle, keeper, commands);

@@ -72,6 +72,7 @@ fn loaded_server() -> Server {
         uplink: None,
         timelines: Timelines::default(),
         prefetched: Vec::new(),
+        sessions: None,
         seam: Seam::ComputeHere,
         was_ready: OnceLock::new(),
     }

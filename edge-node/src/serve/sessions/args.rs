@@ -9,7 +9,6 @@ use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::{Exit, Failure, say};
 use edgeprompt_transport::{CloudEndpoint, EdgeIdentity, LinkConfig, PeerEndpoint, PeerLink};
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
 
 use super::{Node, Sessions, SessionsConfig, Targets};
 
@@ -57,7 +56,7 @@ impl HandoverArgs {
         runtime: &Runtime,
         identity: impl FnOnce() -> Result<EdgeIdentity, Failure>,
         (node, url): (Node, String),
-    ) -> Result<Option<(Sessions, Option<JoinHandle<()>>)>, Failure> {
+    ) -> Result<Option<Sessions>, Failure> {
         if !self.is_used() {
             return Ok(None);
         }
@@ -78,11 +77,13 @@ impl HandoverArgs {
             strategy: self.handover_strategy,
         };
         let sessions = Sessions::new(node, config, endpoint);
-        let listening = listener.map(|it| runtime.spawn(sessions.clone().listen(it)));
+        if let Some(listener) = listener {
+            runtime.spawn(sessions.clone().listen(listener));
+        }
         if let Some(addr) = addr {
             say(format_args!("listening for sessions on {addr}\n"))?;
         }
-        Ok(Some((sessions, listening)))
+        Ok(Some(sessions))
     }
 
     fn listener(

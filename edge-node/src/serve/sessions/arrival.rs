@@ -21,7 +21,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, timeout};
 
 use super::keeper::{Command, Keeper};
-use super::log::{Log, News, Standing, answer_token, last_token};
+use super::log::{Log, News, ReaderKind, Standing, answer_token, last_token};
 use super::{Facts, PATIENCE, SessionHandle, Sessions};
 use crate::private::PrivateTokens;
 use crate::serve::generator::Begun;
@@ -207,7 +207,7 @@ impl Sessions {
             key: offer.session,
             ticket: offer.ticket,
             caller: None,
-            follows: true,
+            reader: ReaderKind::Following,
             prompt: PrivateTokens::new(offer.prompt),
             context: PrivateTokens::new(offer.context),
             cloud,

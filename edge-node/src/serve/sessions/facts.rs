@@ -7,6 +7,7 @@ use edgeprompt_protocol::{PromptName, SessionKey, SessionTerms, Ticket};
 use crate::private::PrivateTokens;
 use crate::serve::access::Caller;
 use crate::serve::segments::SharedPrompt;
+use crate::serve::sessions::log::ReaderKind;
 
 /// One session. Deliberately not `Debug`: it holds the private prompt.
 pub(crate) struct Facts {
@@ -15,7 +16,7 @@ pub(crate) struct Facts {
     /// Who began it, if that was here.
     pub(crate) caller: Option<Caller>,
     /// Whether its user goes where it goes.
-    pub(crate) follows: bool,
+    pub(crate) reader: ReaderKind,
     pub(crate) prompt: PrivateTokens,
     /// The end of the whole prompt: spacing depends on it.
     pub(crate) context: PrivateTokens,

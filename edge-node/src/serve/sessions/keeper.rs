@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 
 use super::arrival::Arrival;
 use super::departure::{Departure, MoveError, MoveReport};
-use super::log::{Entry, Log, MovedTo, Standing};
+use super::log::{Entry, Log, MovedTo, ReaderKind, Standing};
 use super::relay::Relay;
 use super::{Facts, PATIENCE, Sessions};
 use crate::serve::generator::Tokens;
@@ -195,7 +195,7 @@ impl Keeper {
         let unread = self.unread_since.map(|since| since.elapsed());
         let ended = self.log.has_ended() || self.log.standing() == Standing::Broken;
         // A user who stays has nobody else to come back from.
-        let is_plain = self.facts.caller.is_some() && !self.facts.follows;
+        let is_plain = self.facts.caller.is_some() && self.facts.reader == ReaderKind::Staying;
         match unread {
             Some(_) if is_plain && self.seat.phase().is_none() => true,
             Some(unread) if ended => unread >= MEMORY,

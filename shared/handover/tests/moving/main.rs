@@ -4,9 +4,12 @@
 //!
 //! The world is simulated from a seed: the same seed is the same run.
 
+mod faults;
+mod message;
 mod world;
 
-use world::{Ending, Faults, World};
+use faults::Faults;
+use world::{Ending, World};
 
 /// Sessions, each from a seed of its own.
 fn run(seeds: std::ops::Range<u64>, faults: Faults) -> (u64, u64, u64) {

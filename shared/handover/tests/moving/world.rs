@@ -10,6 +10,9 @@ use edgeprompt_handover::session::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::faults::Faults;
+use crate::message::{AnswerBy, Message, OrderBy};
+
 const NODES: usize = 3;
 /// The reader, as an address.
 const UE: usize = NODES;
@@ -27,84 +30,11 @@ const PATIENCE: Patience = Patience {
     orphan: Duration::from_millis(8000),
 };
 
-#[derive(Clone, Copy)]
-pub(crate) struct Faults {
-    pub(crate) lost: f64,
-    pub(crate) repeated: f64,
-    pub(crate) delay_ms_max: u64,
-    pub(crate) crashes_per_second: f64,
-    pub(crate) cuts_per_second: f64,
-}
-
-impl Faults {
-    pub(crate) const NONE: Self = Self {
-        lost: 0.0,
-        repeated: 0.0,
-        delay_ms_max: 5,
-        crashes_per_second: 0.0,
-        cuts_per_second: 0.0,
-    };
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Whole,
     Failed,
 }
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Message {
-    /// With the tokens it speaks of.
-    Order(OrderBy, Vec<u64>),
-    Answer(AnswerBy),
-    Claim {
-        /// Not one that takes.
-        attach: bool,
-        epoch: Epoch,
-        transcript: Vec<u64>,
-    },
-    Reply {
-        granted: Option<Epoch>,
-        moved: Option<(Epoch, usize)>,
-        stale: Option<Epoch>,
-    },
-    Declined,
-    Token {
-        epoch: Epoch,
-        index: usize,
-        token: u64,
-    },
-    End {
-        epoch: Epoch,
-        len: usize,
-    },
-    Redirect {
-        epoch: Epoch,
-        to: usize,
-    },
-}
-
-/// The messages of the library have no order, events need one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct OrderBy(ToTarget);
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct AnswerBy(ToSource);
-
-macro_rules! never_compared {
-    ($($name:ident),*) => {$(
-        impl PartialOrd for $name {
-            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-                Some(self.cmp(other))
-            }
-        }
-        impl Ord for $name {
-            fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-                std::cmp::Ordering::Equal
-            }
-        }
-    )*};
-}
-never_compared!(OrderBy, AnswerBy);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
