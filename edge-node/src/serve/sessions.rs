@@ -344,6 +344,12 @@ impl SessionHandle {
         answer.await.ok()
     }
 
+    /// A reader has gone of its own will.
+    async fn reader_left(&self) {
+        // A keeper that is gone needs no word.
+        let _ = self.0.commands.send(Command::ReaderLeft).await;
+    }
+
     /// Reads on, and follows the session.
     pub(crate) fn read(&self, from: usize) -> Reader {
         self.0.log.reader(from, ReaderKind::Following)

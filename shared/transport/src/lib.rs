@@ -54,7 +54,7 @@ pub use identity_file::IdentityError;
 pub use layer_sender::damage::Damage;
 pub use layer_sender::{ComputeSpan, LayerSender, SendLayerError, SentLayer};
 pub use layer_stream::{LayerFailure, LayerProblem, LayerStream, LayerStreamError, ReceivedLayer};
-pub use peer_link::{IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender};
+pub use peer_link::{IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender, Stopped};
 pub use sent_messages::SentMessages;
 pub use socket::{BindError, LinkStats, SOCKET_BUFFER_BYTES};
 pub use tls::Validity;

@@ -252,13 +252,25 @@ impl PeerSender {
         }
     }
 
-    /// Returns once the other edge reads nothing any more.
-    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Returns once the other edge reads nothing any more: whether it said so, or the link was lost.
+    pub fn stopped(&self) -> impl Future<Output = Stopped> + Send + use<> {
         let stopped = self.stream.stopped();
         async move {
-            let _ = stopped.await;
+            match stopped.await {
+                Ok(_) => Stopped::ByReader,
+                Err(_) => Stopped::LinkLost,
+            }
         }
     }
+}
+
+/// Why nobody reads a stream any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The other edge wants no more.
+    ByReader,
+    /// The link is gone.
+    LinkLost,
 }
 
 /// Bytes that are handed to the link at once; their progress is what patience is about.

@@ -14,7 +14,7 @@ use edgeprompt_protocol::{
     Reading, SessionKey, SessionOffer,
 };
 use edgeprompt_transport::{
-    CloudEndpoint, IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender,
+    CloudEndpoint, IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender, Stopped,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -294,7 +294,13 @@ impl Sessions {
                     sender.send(&ReaderNews::Alive { epoch }).await?;
                     continue;
                 }
-                () = &mut stopped => return Ok(()),
+                stopped = &mut stopped => {
+                    drop(reader);
+                    if stopped == Stopped::ByReader {
+                        handle.reader_left().await;
+                    }
+                    return Ok(());
+                }
             };
             let (news, is_last) = match news {
                 News::Entry(index, entry) => {

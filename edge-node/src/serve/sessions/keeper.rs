@@ -26,6 +26,10 @@ use crate::serve::generator::Tokens;
 /// How long a session that is over at this node is remembered, for those who come late.
 const MEMORY: Duration = Duration::from_secs(10);
 
+/// How long a session is kept for a reader that has gone of its own will: it may only be going to another
+/// node, and back.
+const LEFT: Duration = Duration::from_secs(2);
+
 /// To a keeper.
 pub(crate) enum Command {
     /// Its user leaves.
@@ -54,6 +58,8 @@ pub(crate) enum Command {
         transcript: Vec<TokenId>,
         reply: oneshot::Sender<(ClaimReply, Option<MovedTo>)>,
     },
+    /// A reader at another node has gone, and was not cut off.
+    ReaderLeft,
     /// The node that has the session says something, or nothing any more, to a numbered reading.
     Relayed(u64, SocketAddr, Option<ReaderNews>),
 }
@@ -79,6 +85,8 @@ pub(crate) struct Keeper {
     last_token_at: Instant,
     /// Since when nobody reads.
     unread_since: Option<Instant>,
+    /// How long that may last.
+    pub(super) unread_max: Duration,
     over_at: Option<Instant>,
 }
 
@@ -101,6 +109,7 @@ impl Keeper {
             reading_count: 0,
             last_token_at: Instant::now(),
             unread_since: None,
+            unread_max: PATIENCE.orphan,
             over_at: None,
         }
     }
@@ -160,7 +169,7 @@ impl Keeper {
             self.ue.as_ref().and_then(Ue::poll_timeout),
         ];
         let machines = machines.into_iter().flatten().map(|due| began_at + due);
-        let unread = self.unread_since.map(|since| since + PATIENCE.orphan);
+        let unread = self.unread_since.map(|since| since + self.unread_max);
         let arrival = self.arrival.as_ref().and_then(Arrival::due);
         let over = self.over_at;
         let others = [unread, arrival, over].into_iter().flatten();
@@ -183,7 +192,10 @@ impl Keeper {
             0 => {
                 self.unread_since.get_or_insert_with(Instant::now);
             }
-            _ => self.unread_since = None,
+            _ => {
+                self.unread_since = None;
+                self.unread_max = PATIENCE.orphan;
+            }
         }
     }
 
@@ -199,7 +211,7 @@ impl Keeper {
         match unread {
             Some(_) if is_plain && self.seat.phase().is_none() => true,
             Some(unread) if ended => unread >= MEMORY,
-            Some(unread) => unread >= PATIENCE.orphan,
+            Some(unread) => unread >= self.unread_max,
             None => false,
         }
     }
@@ -293,6 +305,7 @@ impl Keeper {
                 // Whoever asked may be gone.
                 let _ = reply.send(said);
             }
+            Command::ReaderLeft => self.unread_max = LEFT,
             Command::Relayed(number, addr, news) if number == self.reading_count => {
                 self.relayed(now, addr, news);
             }
