@@ -58,7 +58,7 @@ pub enum PeerRequest {
     Read(Reading),
 }
 
-/// A reader of a session, which has `from` tokens of the answer.
+/// A reader of a session.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Reading {
     /// The session.
@@ -69,8 +69,8 @@ pub struct Reading {
     pub epoch: Epoch,
     /// What it wants.
     pub claim: Claim,
-    /// The next token.
-    pub from: u32,
+    /// The answer so far: the node may not have all of it yet.
+    pub answer: Vec<TokenId>,
 }
 
 /// A session as its source offers it.
@@ -231,7 +231,11 @@ impl PeerRequest {
     pub(crate) fn check(&self) -> Result<(), InvalidMessage> {
         match self {
             Self::Move(offer) => offer.check(),
-            Self::Kv { .. } | Self::Read(_) => Ok(()),
+            Self::Kv { .. } => Ok(()),
+            Self::Read(reading) => match reading.answer.len() {
+                0..=PROMPT_TOKENS_MAX => Ok(()),
+                token_count => Err(InvalidMessage::TooManyTokens { token_count }),
+            },
         }
     }
 }

@@ -45,12 +45,15 @@ pub(super) struct Arrival {
     pub(super) kv_ended: bool,
     /// Since when the right is here.
     pub(super) activated_at: Option<Instant>,
+    /// When keys and values came last.
+    pub(super) kv_at: Option<Instant>,
     waiting: Vec<KvChunk>,
 }
 
 impl Arrival {
     /// Keeps a chunk until its tokens are known; one too many is computed here.
     pub(super) fn keep(&mut self, chunk: KvChunk) {
+        self.kv_at = Some(Instant::now());
         if self.waiting.len() < CHUNKS_WAITING_MAX {
             self.waiting.push(chunk);
         }
@@ -65,15 +68,15 @@ impl Arrival {
 
     /// Whether there is nothing to wait for, or that takes too long.
     pub(super) fn may_go(&self) -> bool {
-        let is_late = self
-            .activated_at
-            .is_some_and(|at| at.elapsed() >= PATIENCE.answer);
+        let is_late = self.due().is_some_and(|due| due <= Instant::now());
         (self.kv_ended && self.waiting.is_empty()) || is_late
     }
 
-    /// When that is to be looked at again.
+    /// Until when more is waited for, once the right is here.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.activated_at.map(|at| at + PATIENCE.answer)
+        let activated_at = self.activated_at?;
+        let heard_at = self.kv_at.unwrap_or(activated_at).max(activated_at);
+        Some(heard_at + PATIENCE.answer)
     }
 }
 
@@ -234,6 +237,7 @@ impl Sessions {
             answers,
             kv_ended: !expects_kv,
             activated_at: None,
+            kv_at: None,
             waiting: Vec::new(),
         });
         self.keep(handle, keeper, commands);
@@ -267,12 +271,12 @@ impl Sessions {
             ticket,
             epoch,
             claim: _,
-            from,
+            answer,
         } = reading;
-        let from = from as usize;
+        let from = answer.len();
         let found = self.open(session, ticket);
         let claimed = match &found {
-            Some(handle) => handle.claim(epoch, from, Vec::new()).await,
+            Some(handle) => handle.claim(epoch, from, answer).await,
             None => None,
         };
         let (Some((reply, moved)), Some(handle)) = (claimed, found) else {

@@ -31,7 +31,7 @@ impl Keeper {
                     ticket: self.facts.ticket,
                     epoch,
                     claim,
-                    from: u32::try_from(from).unwrap_or(u32::MAX),
+                    answer: self.log.tokens(0).into_iter().take(from).collect(),
                 };
                 let links = Arc::clone(&self.sessions.0.links);
                 let number = self.reading_count;
@@ -130,8 +130,12 @@ impl Keeper {
             .seat
             .handle_claim(now, epoch, from.max(transcript.len()));
         if let ClaimReply::Granted(epoch) = reply {
-            let missing = transcript.into_iter().skip(here);
-            self.log.extend(missing.map(without_probability));
+            let missing: Vec<TokenId> = transcript.into_iter().skip(here).collect();
+            self.log
+                .extend(missing.iter().copied().map(without_probability));
+            if let Some(local) = self.local.as_ref().filter(|_| self.arrival.is_some()) {
+                local.mover().extend(missing);
+            }
             self.log.stands(Standing::Here(epoch));
             let is_arriving = self.arrival.is_some() && self.local.is_some();
             if self.seat.owned().is_some() && !self.runs && !is_arriving && !self.log.has_ended() {
