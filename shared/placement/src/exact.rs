@@ -1,0 +1,39 @@
+//! Our planner: the placement with the least D + D_mig / remaining tokens, by counts.
+//!
+//! Jobs of a stage are equal, so counts are all that matters. Stages are coupled by memory alone:
+//! each is solved by itself ([`stage`]); if the answers fit into memory together they are the best.
+//! If not, memory gets prices and the bounds of counts are branched on ([`search`]), until the best is
+//! proved or the effort is spent; then the plan says what it was proved to be above of.
+
+mod effort;
+mod gathered;
+mod search;
+mod stage;
+
+pub use effort::Effort;
+
+use crate::instance::Instance;
+use crate::planner::{Plan, PlanError, shortage};
+use crate::workload::Dataflow;
+
+/// The best placement, within [`Effort::BETWEEN_TOKENS`].
+///
+/// # Errors
+/// Where there is no placement, or where none was found with this effort.
+pub fn plan(instance: &Instance) -> Result<Plan, PlanError> {
+    plan_within(instance, Effort::BETWEEN_TOKENS)
+}
+
+/// The best placement, within an effort.
+///
+/// # Errors
+/// Where there is no placement, or where none was found with this effort.
+pub fn plan_within(instance: &Instance, effort: Effort) -> Result<Plan, PlanError> {
+    if let Some(error) = shortage(instance) {
+        return Err(error);
+    }
+    match instance.workload().dataflow {
+        Dataflow::Gathered => gathered::plan(instance, effort),
+        Dataflow::Star | Dataflow::Chain => search::plan(instance, effort),
+    }
+}

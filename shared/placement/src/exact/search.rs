@@ -1,0 +1,517 @@
+//! Stages that share memory: prices for memory and branch and bound over the counts' bounds.
+//!
+//! With a price λ_j ≥ 0 for a byte of device j, the sum of the stages' own optima minus Σ λ_j·M_j is
+//! below every placement that fits (Lagrange). Prices are raised where too much is used and lowered
+//! where less is, as long as the bound grows. A node of the tree is a set of bounds on counts; its
+//! children split one count's range, so they hold all placements of the node and the tree is finite.
+//! Nodes are taken in the order of their bound. When the least bound is no better than the best
+//! placement that was met, that is the best of all.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+use super::effort::Effort;
+use super::stage::{Bounds, Messages, StageModel, TOLERANCE};
+use crate::delay::lanes;
+use crate::instance::Instance;
+use crate::memory::memory_bytes;
+use crate::migration::MoveSeconds;
+use crate::placement::Counts;
+use crate::planner::{Plan, PlanError, Proof};
+use crate::workload::{Dataflow, Stage};
+
+/// Changes of prices at the root of the tree and at its other nodes.
+const ROUNDS_AT_ROOT: usize = 40;
+const ROUNDS_BELOW: usize = 6;
+/// Passes over all stages that improve a placement.
+const PASSES_MAX: usize = 4;
+
+/// Best placement, in our dataflow.
+pub(super) fn plan(instance: &Instance, effort: Effort) -> Result<Plan, PlanError> {
+    let mut search = Search::new(instance, effort);
+    search.run();
+    let proof = search.proof();
+    match search.best {
+        Some((_, counts)) => Plan::with_dataflow(instance, counts, Dataflow::Star, proof),
+        None if search.skipped.is_finite() => Err(PlanError::NotFound),
+        None => Err(PlanError::Fragmented),
+    }
+}
+
+/// What moving costs each remaining token, and the counts before.
+pub(super) fn moving(instance: &Instance, stage: usize) -> Option<(MoveSeconds, Vec<usize>)> {
+    let before = instance.previous_counts()?.rows()[stage].clone();
+    let mut seconds = MoveSeconds::new(instance, &instance.workload().stages[stage].job);
+    let remaining = instance.remaining_len() as f64;
+    for cost in seconds.leave.iter_mut().chain(&mut seconds.arrive) {
+        *cost /= remaining;
+    }
+    Some((seconds, before))
+}
+
+/// How many jobs of a stage fit into so much memory.
+pub(super) fn jobs_in(memory_bytes: u64, stage: &Stage) -> usize {
+    match memory_bytes.checked_div(stage.job.memory_bytes()) {
+        Some(count) => usize::try_from(count).map_or(stage.job_count, |it| it.min(stage.job_count)),
+        None => stage.job_count,
+    }
+}
+
+struct Search<'a> {
+    instance: &'a Instance,
+    /// One for each stage; equal stages share one.
+    models: Vec<Rc<StageModel>>,
+    /// Bytes for jobs, by device.
+    memory: Vec<u64>,
+    leader_seconds: f64,
+    effort: Effort,
+    best: Option<(f64, Counts)>,
+    /// The least bound of what was left out for lack of effort.
+    skipped: f64,
+}
+
+/// Bounds by stage, and the prices that gave the bound.
+struct Node {
+    bounds: Vec<Rc<Bounds>>,
+    prices: Vec<f64>,
+    at_least: f64,
+    counts: Counts,
+}
+
+/// All stages solved at some prices.
+struct Solved {
+    at_least: f64,
+    counts: Counts,
+}
+
+impl<'a> Search<'a> {
+    fn new(instance: &'a Instance, effort: Effort) -> Self {
+        let devices = instance.devices();
+        let workload = instance.workload();
+        let mut models: Vec<Rc<StageModel>> = Vec::with_capacity(workload.stages.len());
+        for (index, stage) in workload.stages.iter().enumerate() {
+            let twin = (0..index).rev().take(TWINS_MAX).find(|other| {
+                let same = Stage {
+                    layer: stage.layer,
+                    ..workload.stages[*other]
+                } == *stage;
+                let rows = instance.previous_counts().map(Counts::rows);
+                same && rows.is_none_or(|rows| rows[*other] == rows[index])
+            });
+            models.push(match twin {
+                Some(twin) => Rc::clone(&models[twin]),
+                None => Rc::new(StageModel {
+                    lanes: lanes(devices, stage),
+                    job_count: stage.job_count,
+                    moving: moving(instance, index),
+                    messages: Messages::ByWorker,
+                }),
+            });
+        }
+        Self {
+            instance,
+            models,
+            memory: (0..devices.len())
+                .map(|it| instance.memory_for_jobs(it))
+                .collect(),
+            leader_seconds: workload.leader_flops / devices[0].flops_per_second,
+            effort,
+            best: None,
+            skipped: f64::INFINITY,
+        }
+    }
+
+    fn proof(&self) -> Proof {
+        let best = self.best.as_ref().map_or(f64::INFINITY, |best| best.0);
+        match self.skipped < best * (1.0 - TOLERANCE) {
+            true => Proof::AtLeast(self.skipped),
+            false => Proof::Optimal,
+        }
+    }
+
+    fn stages(&self) -> &'a [Stage] {
+        &self.instance.workload().stages
+    }
+
+    fn run(&mut self) {
+        let bounds = self.root_bounds();
+        let free = vec![0.0; self.memory.len()];
+        let Some(solved) = self.solve(&bounds, &free) else {
+            return;
+        };
+        if self.offer(&solved.counts) {
+            self.skipped = solved.at_least;
+            return;
+        }
+        self.pack(&bounds);
+        let root = Node {
+            bounds,
+            prices: free,
+            at_least: solved.at_least,
+            counts: solved.counts,
+        };
+        let root = self.raise(root, ROUNDS_AT_ROOT);
+        let mut open = BinaryHeap::from([root]);
+        while let Some(node) = open.pop() {
+            if !self.is_open(node.at_least) {
+                return;
+            }
+            if self.effort.is_spent() {
+                self.skipped = self.skipped.min(node.at_least);
+                return;
+            }
+            for child in self.children(&node) {
+                open.extend(self.evaluate(child, &node));
+            }
+        }
+    }
+
+    /// Whether something this good would be new.
+    fn is_open(&self, at_least: f64) -> bool {
+        let best = self.best.as_ref().map_or(f64::INFINITY, |best| best.0);
+        at_least < best * (1.0 - TOLERANCE)
+    }
+
+    fn root_bounds(&self) -> Vec<Rc<Bounds>> {
+        let mut all: Vec<Rc<Bounds>> = Vec::with_capacity(self.models.len());
+        for (index, stage) in self.stages().iter().enumerate() {
+            let twin = (0..index).rev().take(TWINS_MAX);
+            let mut twin =
+                twin.filter(|other| Rc::ptr_eq(&self.models[*other], &self.models[index]));
+            let bounds = twin.next().map_or_else(
+                || {
+                    let most = self.memory.iter().map(|memory| jobs_in(*memory, stage));
+                    Rc::new(Bounds {
+                        least: vec![0; self.memory.len()],
+                        most: most.collect(),
+                    })
+                },
+                |twin| Rc::clone(&all[twin]),
+            );
+            all.push(bounds);
+        }
+        all
+    }
+
+    /// Every stage by itself at these prices; nothing if a stage has no counts within its bounds.
+    fn solve(&mut self, bounds: &[Rc<Bounds>], prices: &[f64]) -> Option<Solved> {
+        let paid = prices.iter().zip(&self.memory);
+        let paid: f64 = paid.map(|(price, memory)| price * *memory as f64).sum();
+        let mut at_least = self.leader_seconds - paid;
+        let mut solved: Vec<(usize, Vec<usize>, f64)> = Vec::with_capacity(bounds.len());
+        for index in 0..bounds.len() {
+            let twin = solved.iter().rev().take(TWINS_MAX).find(|(other, ..)| {
+                Rc::ptr_eq(&self.models[*other], &self.models[index])
+                    && Rc::ptr_eq(&bounds[*other], &bounds[index])
+            });
+            let (row, bound) = match twin {
+                Some((_, row, bound)) => (row.clone(), *bound),
+                None => {
+                    let job_bytes = self.stages()[index].job.memory_bytes() as f64;
+                    let prices: Vec<_> = prices.iter().map(|price| price * job_bytes).collect();
+                    let model = Rc::clone(&self.models[index]);
+                    let found =
+                        model.solve(&bounds[index], &prices, f64::INFINITY, &mut self.effort)?;
+                    (found.row, found.at_least)
+                }
+            };
+            at_least += bound;
+            solved.push((index, row, bound));
+        }
+        let counts = Counts::new(solved.into_iter().map(|(_, row, _)| row).collect());
+        Some(Solved { at_least, counts })
+    }
+
+    fn objective(&self, counts: &Counts) -> f64 {
+        let rows = self.models.iter().zip(counts.rows());
+        self.leader_seconds + rows.map(|(model, row)| model.seconds(row)).sum::<f64>()
+    }
+
+    /// Keeps the counts if they fit and are better; says whether they fit.
+    fn offer(&mut self, counts: &Counts) -> bool {
+        let used = memory_bytes(self.instance, counts);
+        let fits = used
+            .iter()
+            .zip(&self.memory)
+            .all(|(used, memory)| used <= memory);
+        if fits {
+            let seconds = self.objective(counts);
+            if self.best.as_ref().is_none_or(|best| seconds < best.0) {
+                self.best = Some((seconds, counts.clone()));
+            }
+        }
+        fits
+    }
+
+    /// Raises a node's bound by better prices, offering what fits on the way.
+    fn raise(&mut self, mut node: Node, rounds: usize) -> Node {
+        let mut prices = node.prices.clone();
+        let mut counts = node.counts.clone();
+        let mut at_least = node.at_least;
+        let mut share = 1.0;
+        for round in 0..rounds {
+            if self.effort.is_spent() || !self.is_open(node.at_least) {
+                break;
+            }
+            if !self.step(&mut prices, &counts, at_least, share) {
+                break;
+            }
+            let Some(solved) = self.solve(&node.bounds, &prices) else {
+                break;
+            };
+            self.offer(&solved.counts);
+            if round % 8 == 0 {
+                self.repair(&node.bounds, &prices);
+            }
+            (counts, at_least) = (solved.counts, solved.at_least);
+            if at_least > node.at_least {
+                node.at_least = at_least;
+                node.prices.clone_from(&prices);
+                node.counts.clone_from(&counts);
+            } else {
+                share *= 0.7;
+            }
+        }
+        node
+    }
+
+    /// A step along the excess of memory (Polyak's length); says whether prices changed.
+    fn step(&self, prices: &mut [f64], counts: &Counts, at_least: f64, share: f64) -> bool {
+        let used = memory_bytes(self.instance, counts);
+        let excess = |index: usize| {
+            let excess = used[index] as f64 - self.memory[index] as f64;
+            if prices[index] <= 0.0 && excess < 0.0 {
+                0.0
+            } else {
+                excess
+            }
+        };
+        let excesses: Vec<_> = (0..used.len()).map(excess).collect();
+        let square: f64 = excesses.iter().map(|excess| excess * excess).sum();
+        if square <= 0.0 {
+            return false;
+        }
+        let target = self.best.as_ref().map_or(at_least * 1.1, |best| best.0);
+        let length = share * (target - at_least).max(0.0) / square;
+        for (price, excess) in prices.iter_mut().zip(excesses) {
+            *price = (*price + length * excess).max(0.0);
+        }
+        length > 0.0
+    }
+
+    /// Fills stage after stage into what memory is left, at these prices, then improves that.
+    fn repair(&mut self, bounds: &[Rc<Bounds>], prices: &[f64]) {
+        let mut counts = Counts::none(bounds.len(), self.memory.len());
+        let mut left = self.memory.clone();
+        let mut order: Vec<_> = (0..bounds.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(self.stages()[*index].job.memory_bytes()));
+        for index in order {
+            let Some(row) = self.solve_into(index, &bounds[index], prices, &left) else {
+                return;
+            };
+            self.take(index, &row, &mut left);
+            counts.rows_mut()[index] = row;
+        }
+        self.improve(bounds, counts);
+    }
+
+    /// One stage, with what memory is left.
+    fn solve_into(
+        &mut self,
+        index: usize,
+        bounds: &Bounds,
+        prices: &[f64],
+        left: &[u64],
+    ) -> Option<Vec<usize>> {
+        let stage = &self.stages()[index];
+        let most = bounds.most.iter().zip(left);
+        let most = most.map(|(most, left)| (*most).min(jobs_in(*left, stage)));
+        let narrowed = Bounds {
+            least: bounds.least.clone(),
+            most: most.collect(),
+        };
+        let job_bytes = stage.job.memory_bytes() as f64;
+        let prices: Vec<_> = prices.iter().map(|price| price * job_bytes).collect();
+        let model = Rc::clone(&self.models[index]);
+        let solved = model.solve(&narrowed, &prices, f64::INFINITY, &mut self.effort);
+        solved.map(|it| it.row)
+    }
+
+    fn take(&self, index: usize, row: &[usize], left: &mut [u64]) {
+        let job_bytes = self.stages()[index].job.memory_bytes();
+        for (left, count) in left.iter_mut().zip(row) {
+            *left = left.saturating_sub(*count as u64 * job_bytes);
+        }
+    }
+
+    /// Solves each stage again with the memory that the others leave, as long as that helps.
+    fn improve(&mut self, bounds: &[Rc<Bounds>], mut counts: Counts) {
+        let free = vec![0.0; self.memory.len()];
+        let used = memory_bytes(self.instance, &counts);
+        let left = self.memory.iter().zip(used);
+        let mut left: Vec<_> = left
+            .map(|(memory, used)| memory.saturating_sub(used))
+            .collect();
+        for _ in 0..PASSES_MAX {
+            let mut is_better = false;
+            for (index, bounds) in bounds.iter().enumerate() {
+                if self.effort.is_spent() {
+                    break;
+                }
+                let before = counts.rows()[index].clone();
+                let job_bytes = self.stages()[index].job.memory_bytes();
+                for (left, count) in left.iter_mut().zip(&before) {
+                    *left += *count as u64 * job_bytes;
+                }
+                let found = self.solve_into(index, bounds, &free, &left);
+                let model = &self.models[index];
+                let better = |row: &Vec<usize>| model.seconds(row) < model.seconds(&before);
+                let row = match found.filter(better) {
+                    Some(row) => {
+                        is_better = true;
+                        row
+                    }
+                    None => before,
+                };
+                self.take(index, &row, &mut left);
+                counts.rows_mut()[index] = row;
+            }
+            if !is_better {
+                break;
+            }
+        }
+        self.offer(&counts);
+    }
+
+    /// Some placement that fits, if filling the largest jobs first finds one.
+    fn pack(&mut self, bounds: &[Rc<Bounds>]) {
+        let mut counts = Counts::none(bounds.len(), self.memory.len());
+        let mut left = self.memory.clone();
+        let mut order: Vec<_> = (0..bounds.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(self.stages()[*index].job.memory_bytes()));
+        for index in order {
+            let stage = &self.stages()[index];
+            let mut open = stage.job_count;
+            let row = left.iter().map(|left| {
+                let count = jobs_in(*left, stage).min(open);
+                open -= count;
+                count
+            });
+            let row: Vec<_> = row.collect();
+            if open > 0 {
+                return;
+            }
+            self.take(index, &row, &mut left);
+            counts.rows_mut()[index] = row;
+        }
+        self.improve(bounds, counts);
+    }
+
+    /// A child's bound with its parent's prices, then with better ones.
+    fn evaluate(&mut self, bounds: Vec<Rc<Bounds>>, parent: &Node) -> Option<Node> {
+        let solved = self.solve(&bounds, &parent.prices)?;
+        let fits = self.offer(&solved.counts);
+        let at_least = solved.at_least.max(parent.at_least);
+        let node = Node {
+            bounds,
+            prices: parent.prices.clone(),
+            at_least,
+            counts: solved.counts,
+        };
+        if !self.is_open(node.at_least) {
+            return None;
+        }
+        if !fits {
+            let prices = node.prices.clone();
+            self.repair(&node.bounds, &prices);
+        }
+        let node = self.raise(node, ROUNDS_BELOW);
+        self.is_open(node.at_least).then_some(node)
+    }
+
+    /// The two halves of a node, without what cannot fit; none if its counts are all fixed.
+    fn children(&self, node: &Node) -> Vec<Vec<Rc<Bounds>>> {
+        let Some((stage, device, least)) = self.branch(node) else {
+            return Vec::new();
+        };
+        let mut below = node.bounds.clone();
+        Rc::make_mut(&mut below[stage]).most[device] = least - 1;
+        let mut above = node.bounds.clone();
+        Rc::make_mut(&mut above[stage]).least[device] = least;
+        [below, above]
+            .into_iter()
+            .filter_map(|it| self.tighten(it, device))
+            .collect()
+    }
+
+    /// Which count to split, and the least of its upper half: on the device whose memory the prices
+    /// describe worst, the stage that takes most of it.
+    fn branch(&self, node: &Node) -> Option<(usize, usize, usize)> {
+        let used = memory_bytes(self.instance, &node.counts);
+        let misfit = |index: usize| {
+            let (used, memory) = (used[index] as f64, self.memory[index] as f64);
+            match used > memory {
+                true => f64::MAX / 2.0 * ((used - memory) / used),
+                false => node.prices[index] * (memory - used),
+            }
+        };
+        let mut devices: Vec<_> = (0..self.memory.len()).collect();
+        devices.sort_by(|a, b| misfit(*b).total_cmp(&misfit(*a)));
+        devices.into_iter().find_map(|device| {
+            let range = |stage: &usize| {
+                let bounds = &node.bounds[*stage];
+                (bounds.least[device], bounds.most[device])
+            };
+            let open = (0..node.bounds.len()).filter(|stage| range(stage).0 < range(stage).1);
+            let weight = |stage: &usize| {
+                let job_bytes = self.stages()[*stage].job.memory_bytes();
+                node.counts.rows()[*stage][device] as u64 * job_bytes
+            };
+            let stage = open.max_by_key(weight)?;
+            let (least, most) = range(&stage);
+            let count = node.counts.rows()[stage][device];
+            Some((stage, device, count.clamp(least + 1, most)))
+        })
+    }
+
+    /// No stage may have more on a device than what the others' least counts leave.
+    fn tighten(&self, mut bounds: Vec<Rc<Bounds>>, device: usize) -> Option<Vec<Rc<Bounds>>> {
+        let stages = self.stages();
+        let least = bounds.iter().zip(stages);
+        let least =
+            least.map(|(bounds, stage)| bounds.least[device] as u64 * stage.job.memory_bytes());
+        let left = self.memory[device].checked_sub(least.sum())?;
+        for (bounds, stage) in bounds.iter_mut().zip(stages) {
+            let most = bounds.least[device] + jobs_in(left, stage);
+            if bounds.most[device] > most {
+                Rc::make_mut(bounds).most[device] = most;
+            }
+        }
+        Some(bounds)
+    }
+}
+
+/// How far back a twin of a stage is looked for.
+const TWINS_MAX: usize = 8;
+
+impl Ord for Node {
+    /// The least bound first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at_least.total_cmp(&self.at_least)
+    }
+}
+
+impl PartialOrd for Node {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Node {}
