@@ -52,8 +52,8 @@ pub struct Load {
 pub fn real(model: &ModelShape, load: &Load) -> Workload {
     let group_len = model.q_head_count / model.kv_head_count.max(1);
     let (hidden, dim) = (model.hidden_dim, model.head_dim);
-    let head_weights = hidden * dim * (2 * group_len + 2);
-    let attention = 4.0 * float(load.context_len) * float(group_len * dim);
+    let head_weights = product(&[hidden, dim, 2 * group_len + 2]);
+    let attention = 4.0 * float(load.context_len) * float(product(&[group_len, dim]));
     let kv_len = load.context_len.saturating_add(load.headroom_len);
     let head = JobCost {
         flops: 2.0 * float(load.sequence_count) * float(head_weights) + attention,
@@ -62,7 +62,7 @@ pub fn real(model: &ModelShape, load: &Load) -> Workload {
         scratch_bytes: 0,
     };
     let slice_dim = model.mlp_dim.div_ceil(load.ffn_slice_count.max(1));
-    let slice_weights = 3 * hidden * slice_dim;
+    let slice_weights = product(&[3, hidden, slice_dim]);
     let slice = JobCost {
         flops: 2.0 * float(load.sequence_count) * float(slice_weights),
         weight_bytes: bytes(&[slice_weights, model.weight_bytes]),
@@ -84,7 +84,7 @@ pub fn real(model: &ModelShape, load: &Load) -> Workload {
             stage(layer, Part::FeedForward, load.ffn_slice_count, slice),
         ]
     });
-    let vocabulary = model.vocab_len * hidden;
+    let vocabulary = product(&[model.vocab_len, hidden]);
     Workload {
         stages: stages.collect(),
         dataflow: Dataflow::Star,
@@ -169,6 +169,10 @@ pub fn paper(shape: &PaperShape, prompt_len: usize, generated_len: usize) -> Wor
 
 const fn float(count: usize) -> f64 {
     count as f64
+}
+
+fn product(factors: &[usize]) -> usize {
+    factors.iter().copied().fold(1, usize::saturating_mul)
 }
 
 /// A product that does not wrap: too large a size is refused as such when an instance is made.

@@ -8,6 +8,7 @@
 //!
 //! Source: head-level partitioning (arXiv 2505.02533), with its costs corrected.
 
+pub mod baseline;
 mod cost;
 mod decision;
 mod delay;

@@ -29,7 +29,9 @@ pub struct JobCost {
 impl JobCost {
     /// What a device needs for one such job.
     pub const fn memory_bytes(&self) -> u64 {
-        self.weight_bytes + self.state_bytes + self.scratch_bytes
+        self.weight_bytes
+            .saturating_add(self.state_bytes)
+            .saturating_add(self.scratch_bytes)
     }
 }
 

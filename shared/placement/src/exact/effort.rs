@@ -1,6 +1,6 @@
 //! A limit on computing that does not depend on a clock.
 
-/// Steps that may still be taken, each about as much work as looking at one device.
+/// Steps that may still be taken, each of some nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort(u64);
 

@@ -1,17 +1,14 @@
-//! Stages that share memory: prices for memory and branch and bound over the counts' bounds.
+//! Stages that share memory: prices for memory, then every combination that the prices leave open.
 //!
 //! With a price λ_j ≥ 0 for a byte of device j, the sum of the stages' own optima minus Σ λ_j·M_j is
 //! below every placement that fits (Lagrange). Prices are raised where too much is used and lowered
-//! where less is, as long as the bound grows. A node of the tree is a set of bounds on counts; its
-//! children split one count's range, so they hold all placements of the node and the tree is finite.
-//! Nodes are taken in the order of their bound. When the least bound is no better than the best
-//! placement that was met, that is the best of all.
+//! where less is, as long as the bound grows; on the way placements are repaired until they fit. What
+//! the best of them is above the bound is the gap that `enumeration` has to close.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use super::effort::Effort;
+use super::enumeration::{Class, Enumeration};
 use super::stage::{Bounds, Messages, StageModel, TOLERANCE};
 use crate::delay::lanes;
 use crate::instance::Instance;
@@ -21,9 +18,8 @@ use crate::placement::Counts;
 use crate::planner::{Plan, PlanError, Proof};
 use crate::workload::{Dataflow, Stage};
 
-/// Changes of prices at the root of the tree and at its other nodes.
-const ROUNDS_AT_ROOT: usize = 40;
-const ROUNDS_BELOW: usize = 6;
+/// Changes of prices.
+const ROUNDS_MAX: usize = 60;
 /// Passes over all stages that improve a placement.
 const PASSES_MAX: usize = 4;
 
@@ -71,12 +67,10 @@ struct Search<'a> {
     skipped: f64,
 }
 
-/// Bounds by stage, and the prices that gave the bound.
-struct Node {
-    bounds: Vec<Rc<Bounds>>,
+/// The best prices so far and the bound that they gave.
+struct Priced {
     prices: Vec<f64>,
     at_least: f64,
-    counts: Counts,
 }
 
 /// All stages solved at some prices.
@@ -145,25 +139,9 @@ impl<'a> Search<'a> {
             return;
         }
         self.pack(&bounds);
-        let root = Node {
-            bounds,
-            prices: free,
-            at_least: solved.at_least,
-            counts: solved.counts,
-        };
-        let root = self.raise(root, ROUNDS_AT_ROOT);
-        let mut open = BinaryHeap::from([root]);
-        while let Some(node) = open.pop() {
-            if !self.is_open(node.at_least) {
-                return;
-            }
-            if self.effort.is_spent() {
-                self.skipped = self.skipped.min(node.at_least);
-                return;
-            }
-            for child in self.children(&node) {
-                open.extend(self.evaluate(child, &node));
-            }
+        let priced = self.raise(&bounds, solved);
+        if self.is_open(priced.at_least) {
+            self.enumerate(&bounds, &priced);
         }
     }
 
@@ -244,36 +222,69 @@ impl<'a> Search<'a> {
         fits
     }
 
-    /// Raises a node's bound by better prices, offering what fits on the way.
-    fn raise(&mut self, mut node: Node, rounds: usize) -> Node {
-        let mut prices = node.prices.clone();
-        let mut counts = node.counts.clone();
-        let mut at_least = node.at_least;
+    /// Raises the bound by better prices, offering what fits on the way.
+    fn raise(&mut self, bounds: &[Rc<Bounds>], solved: Solved) -> Priced {
+        let mut prices = vec![0.0; self.memory.len()];
+        let mut best = Priced {
+            prices: prices.clone(),
+            at_least: solved.at_least,
+        };
+        let Solved {
+            mut at_least,
+            mut counts,
+        } = solved;
         let mut share = 1.0;
-        for round in 0..rounds {
-            if self.effort.is_spent() || !self.is_open(node.at_least) {
+        for round in 0..ROUNDS_MAX {
+            let is_over = self.effort.is_spent() || !self.is_open(best.at_least);
+            if is_over || !self.step(&mut prices, &counts, at_least, share) {
                 break;
             }
-            if !self.step(&mut prices, &counts, at_least, share) {
-                break;
-            }
-            let Some(solved) = self.solve(&node.bounds, &prices) else {
+            let Some(solved) = self.solve(bounds, &prices) else {
                 break;
             };
             self.offer(&solved.counts);
-            if round % 8 == 0 {
-                self.repair(&node.bounds, &prices);
+            if round % REPAIR_EVERY == 0 {
+                self.repair(bounds, &prices);
             }
             (counts, at_least) = (solved.counts, solved.at_least);
-            if at_least > node.at_least {
-                node.at_least = at_least;
-                node.prices.clone_from(&prices);
-                node.counts.clone_from(&counts);
+            if at_least > best.at_least {
+                best.at_least = at_least;
+                best.prices.clone_from(&prices);
             } else {
-                share *= 0.7;
+                share *= 0.8;
             }
         }
-        node
+        best
+    }
+
+    /// Closes the gap between the best placement and the bound, or notes the bound.
+    fn enumerate(&mut self, bounds: &[Rc<Bounds>], priced: &Priced) {
+        let mut classes: Vec<Class> = Vec::new();
+        for (index, stage) in self.stages().iter().enumerate() {
+            let model = &self.models[index];
+            match classes
+                .iter_mut()
+                .find(|class| Rc::ptr_eq(&class.model, model))
+            {
+                Some(class) => class.stages.push(index),
+                None => classes.push(Class {
+                    model: Rc::clone(model),
+                    bounds: Rc::clone(&bounds[index]),
+                    job_bytes: stage.job.memory_bytes(),
+                    stages: vec![index],
+                }),
+            }
+        }
+        let best = self.best.as_ref().map_or(f64::INFINITY, |best| best.0);
+        let gap = (best - priced.at_least) - TOLERANCE * priced.at_least.abs();
+        let enumeration = Enumeration::new(classes, &priced.prices, gap, &mut self.effort);
+        let found = enumeration.run(&self.memory);
+        if let Some(counts) = found {
+            self.offer(&counts);
+        }
+        if self.effort.is_spent() {
+            self.skipped = priced.at_least;
+        }
     }
 
     /// A step along the excess of memory (Polyak's length); says whether prices changed.
@@ -407,111 +418,9 @@ impl<'a> Search<'a> {
         }
         self.improve(bounds, counts);
     }
-
-    /// A child's bound with its parent's prices, then with better ones.
-    fn evaluate(&mut self, bounds: Vec<Rc<Bounds>>, parent: &Node) -> Option<Node> {
-        let solved = self.solve(&bounds, &parent.prices)?;
-        let fits = self.offer(&solved.counts);
-        let at_least = solved.at_least.max(parent.at_least);
-        let node = Node {
-            bounds,
-            prices: parent.prices.clone(),
-            at_least,
-            counts: solved.counts,
-        };
-        if !self.is_open(node.at_least) {
-            return None;
-        }
-        if !fits {
-            let prices = node.prices.clone();
-            self.repair(&node.bounds, &prices);
-        }
-        let node = self.raise(node, ROUNDS_BELOW);
-        self.is_open(node.at_least).then_some(node)
-    }
-
-    /// The two halves of a node, without what cannot fit; none if its counts are all fixed.
-    fn children(&self, node: &Node) -> Vec<Vec<Rc<Bounds>>> {
-        let Some((stage, device, least)) = self.branch(node) else {
-            return Vec::new();
-        };
-        let mut below = node.bounds.clone();
-        Rc::make_mut(&mut below[stage]).most[device] = least - 1;
-        let mut above = node.bounds.clone();
-        Rc::make_mut(&mut above[stage]).least[device] = least;
-        [below, above]
-            .into_iter()
-            .filter_map(|it| self.tighten(it, device))
-            .collect()
-    }
-
-    /// Which count to split, and the least of its upper half: on the device whose memory the prices
-    /// describe worst, the stage that takes most of it.
-    fn branch(&self, node: &Node) -> Option<(usize, usize, usize)> {
-        let used = memory_bytes(self.instance, &node.counts);
-        let misfit = |index: usize| {
-            let (used, memory) = (used[index] as f64, self.memory[index] as f64);
-            match used > memory {
-                true => f64::MAX / 2.0 * ((used - memory) / used),
-                false => node.prices[index] * (memory - used),
-            }
-        };
-        let mut devices: Vec<_> = (0..self.memory.len()).collect();
-        devices.sort_by(|a, b| misfit(*b).total_cmp(&misfit(*a)));
-        devices.into_iter().find_map(|device| {
-            let range = |stage: &usize| {
-                let bounds = &node.bounds[*stage];
-                (bounds.least[device], bounds.most[device])
-            };
-            let open = (0..node.bounds.len()).filter(|stage| range(stage).0 < range(stage).1);
-            let weight = |stage: &usize| {
-                let job_bytes = self.stages()[*stage].job.memory_bytes();
-                node.counts.rows()[*stage][device] as u64 * job_bytes
-            };
-            let stage = open.max_by_key(weight)?;
-            let (least, most) = range(&stage);
-            let count = node.counts.rows()[stage][device];
-            Some((stage, device, count.clamp(least + 1, most)))
-        })
-    }
-
-    /// No stage may have more on a device than what the others' least counts leave.
-    fn tighten(&self, mut bounds: Vec<Rc<Bounds>>, device: usize) -> Option<Vec<Rc<Bounds>>> {
-        let stages = self.stages();
-        let least = bounds.iter().zip(stages);
-        let least =
-            least.map(|(bounds, stage)| bounds.least[device] as u64 * stage.job.memory_bytes());
-        let left = self.memory[device].checked_sub(least.sum())?;
-        for (bounds, stage) in bounds.iter_mut().zip(stages) {
-            let most = bounds.least[device] + jobs_in(left, stage);
-            if bounds.most[device] > most {
-                Rc::make_mut(bounds).most[device] = most;
-            }
-        }
-        Some(bounds)
-    }
 }
 
 /// How far back a twin of a stage is looked for.
 const TWINS_MAX: usize = 8;
-
-impl Ord for Node {
-    /// The least bound first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.at_least.total_cmp(&self.at_least)
-    }
-}
-
-impl PartialOrd for Node {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Node {}
+/// Rounds between repairs.
+const REPAIR_EVERY: usize = 8;

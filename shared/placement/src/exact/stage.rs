@@ -16,6 +16,8 @@ use crate::migration::MoveSeconds;
 
 /// Differences below this share are rounding.
 pub(super) const TOLERANCE: f64 = 1e-11;
+/// What a call costs however few devices there are.
+const CALL: usize = 16;
 /// Halvings of an interval of times; more than a double has bits.
 const HALVINGS_MAX: usize = 60;
 
@@ -73,7 +75,7 @@ impl StageModel {
         }
     }
 
-    fn moving_seconds(&self, index: usize, count: usize) -> f64 {
+    pub(super) fn moving_seconds(&self, index: usize, count: usize) -> f64 {
         let moving = self.moving.as_ref();
         moving.map_or(0.0, |(seconds, before)| {
             seconds.of(index, before[index], count)
@@ -95,6 +97,7 @@ impl StageModel {
         if !is_open || bounds.least.iter().sum::<usize>() > jobs || most < jobs {
             return None;
         }
+        effort.spend(CALL + 8 * prices.len());
         let mut solver = Solver::new(self, bounds, prices, cutoff, effort);
         solver.run();
         let (seconds, row) = solver.best?;
@@ -292,7 +295,7 @@ impl<'a> Solver<'a> {
     /// The caps at a time, if the best `worker_count` workers and the leader reach all jobs by then.
     fn caps(&mut self, worker_count: usize, seconds: f64) -> Option<Vec<usize>> {
         let devices = self.prices.len();
-        self.effort.spend(devices);
+        self.effort.spend(CALL + 2 * devices);
         let caps: Vec<_> = (0..devices).map(|index| self.cap(index, seconds)).collect();
         let least = &self.bounds.least;
         if caps.iter().zip(least).any(|(cap, least)| cap < least) {
