@@ -11,6 +11,7 @@ mod enumeration;
 mod gathered;
 mod search;
 mod stage;
+mod stage_solver;
 
 pub use effort::Effort;
 

@@ -3,7 +3,8 @@
 mod instances;
 
 use edgeprompt_placement::{
-    Device, DeviceId, Instance, Link, PlanError, Proof, WeightCopy, baseline, exact,
+    Dataflow, Device, DeviceId, Instance, JobCost, Link, Part, Placement, PlanError, Proof, Stage,
+    WeightCopy, Workload, baseline, exact, is_feasible, step_seconds,
 };
 use instances::{Before, Case, papers, star};
 use proptest::prelude::*;
@@ -145,12 +146,11 @@ proptest! {
     }
 }
 
-/// Owners job by job instead of counts: nothing is better than the best counts.
-#[test]
-fn counts_are_enough() {
-    let case = |flops, rate| Device {
-        id: DeviceId(0),
-        flops_per_second: flops,
+/// Two layers of four heads on three devices, the first of which is the leader.
+fn three_devices() -> (Vec<Device>, Workload) {
+    let device = |id, flops_per_second, rate| Device {
+        id: DeviceId(id),
+        flops_per_second,
         memory_bytes: 20,
         link: Link {
             bits_per_second: rate,
@@ -158,67 +158,69 @@ fn counts_are_enough() {
         },
         weights: WeightCopy::OfItsJobs,
     };
-    let mut devices = vec![case(1e9, 1e9), case(3e9, 4e8), case(2e9, 2e6)];
-    for (index, device) in devices.iter_mut().enumerate() {
-        device.id = DeviceId(u32::try_from(index).unwrap());
-    }
-    let job = edgeprompt_placement::JobCost {
+    let job = JobCost {
         flops: 1e6,
         weight_bytes: 3,
         state_bytes: 2,
         scratch_bytes: 0,
     };
-    let stage = |layer| edgeprompt_placement::Stage {
+    let stage = |layer| Stage {
         layer,
-        part: edgeprompt_placement::Part::Heads,
+        part: Part::Heads,
         job_count: 4,
         job,
         scatter_bytes: 100,
         gather_bytes: 100,
     };
-    let workload = edgeprompt_placement::Workload {
+    let workload = Workload {
         stages: vec![stage(0), stage(1)],
-        dataflow: edgeprompt_placement::Dataflow::Star,
+        dataflow: Dataflow::Star,
         leader_flops: 0.0,
         leader_bytes: 0,
     };
-    let owners =
-        |code: u32, jobs: u32| (0..jobs).map(move |job| DeviceId(code / 3_u32.pow(job) % 3));
+    let devices = vec![
+        device(0, 1e9, 1e9),
+        device(1, 3e9, 4e8),
+        device(2, 2e9, 2e6),
+    ];
+    (devices, workload)
+}
+
+/// Owners job by job instead of counts: nothing is better than the best counts.
+#[test]
+fn counts_are_enough() {
+    let (devices, workload) = three_devices();
+    let rates = [1e9, 4e8, 2e6];
     let placement = |code: u32| {
-        let all: Vec<_> = owners(code, 8).collect();
-        edgeprompt_placement::Placement::new(vec![all[..4].to_vec(), all[4..].to_vec()])
+        let owner = |job: u32| DeviceId(code / 3_u32.pow(job) % 3);
+        Placement::new(vec![
+            (0..4).map(owner).collect(),
+            (4..8).map(owner).collect(),
+        ])
     };
     let previous = placement(4711);
     let instance = Instance::new(devices, workload, Some(previous.clone()), 10).unwrap();
+    // A job that has another owner leaves over one link and arrives over another.
+    let seconds = |id: &DeviceId, bytes: f64| match id.0 {
+        0 => 0.0,
+        index => bytes * 8.0 / rates[index as usize],
+    };
     let mut best = f64::INFINITY;
     for code in 0..3_u32.pow(8) {
         let candidate = placement(code);
         let counts = candidate.counts(instance.devices());
-        if !edgeprompt_placement::is_feasible(&instance, &counts) {
+        if !is_feasible(&instance, &counts) {
             continue;
         }
-        let dataflow = edgeprompt_placement::Dataflow::Star;
-        let step = edgeprompt_placement::step_seconds(&instance, &counts, dataflow).unwrap();
-        // Each job that has another owner leaves one link and arrives on another.
-        let pairs = candidate
-            .owners()
-            .iter()
-            .flatten()
-            .zip(previous.owners().iter().flatten());
-        let seconds = |id: &DeviceId, bytes: f64| match id.0 {
-            0 => 0.0,
-            index => {
-                let rate = instance.devices()[index as usize].link.bits_per_second;
-                bytes * 8.0 / rate.min(1e9)
-            }
-        };
-        let moving: f64 = pairs
-            .filter(|(to, from)| to != from)
-            .map(|(to, from)| seconds(from, 2.0) + seconds(to, 5.0))
-            .sum();
-        best = best.min(step + moving / 10.0);
+        let step = step_seconds(&instance, &counts, Dataflow::Star).unwrap();
+        let owners = candidate.owners().iter().flatten();
+        let pairs = owners.zip(previous.owners().iter().flatten());
+        let moved = pairs.filter(|(to, from)| to != from);
+        let moving = moved.map(|(to, from)| seconds(from, 2.0) + seconds(to, 5.0));
+        best = best.min(step + moving.sum::<f64>() / 10.0);
     }
-    let ours = exact::plan(&instance).unwrap().objective_seconds(&instance);
+    let ours = exact::plan(&instance).unwrap();
+    let ours = ours.objective_seconds(&instance);
     assert!(
         (ours - best).abs() <= ROUNDING * best,
         "ours {ours}, best {best}"

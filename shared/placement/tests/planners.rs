@@ -143,8 +143,9 @@ fn device(id: u32, flops_per_second: f64) -> Device {
 }
 
 fn planned(devices: Vec<Device>, previous: Option<Placement>, remaining_len: usize) -> Decision {
-    let instance = Instance::new(devices, real(&MODEL, &LOAD), previous, remaining_len).unwrap();
-    decide(&instance, exact::plan, &Policy::default()).unwrap()
+    let instance = Instance::new(devices, real(&MODEL, &LOAD), previous, remaining_len)
+        .expect("sound devices");
+    decide(&instance, exact::plan, &Policy::default()).expect("enough memory")
 }
 
 fn moved(decision: Decision) -> Placement {

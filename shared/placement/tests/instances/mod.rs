@@ -23,7 +23,7 @@ impl Case {
             previous,
             remaining_len,
         } = self.clone();
-        Instance::new(devices, workload, previous, remaining_len).unwrap()
+        Instance::new(devices, workload, previous, remaining_len).expect("a sound case")
     }
 }
 
@@ -58,7 +58,7 @@ fn devices(
 ) -> impl Strategy<Value = Vec<Device>> {
     prop::collection::vec(device(bytes_max), counts).prop_map(|mut devices| {
         for (index, device) in devices.iter_mut().enumerate() {
-            device.id = DeviceId(10 + u32::try_from(index).unwrap());
+            device.id = DeviceId(10 + u32::try_from(index).expect("few devices"));
         }
         devices
     })
@@ -138,7 +138,9 @@ fn previous(
     workload: &Workload,
 ) -> impl Strategy<Value = Option<Placement>> + use<> {
     // One more than there are devices: some jobs were on a device that is gone.
-    let owner = || (0..=u32::try_from(devices).unwrap()).prop_map(|index| DeviceId(10 + index));
+    let owner = || {
+        (0..=u32::try_from(devices).expect("few devices")).prop_map(|index| DeviceId(10 + index))
+    };
     let rows = workload
         .stages
         .iter()
