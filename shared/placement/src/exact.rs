@@ -8,6 +8,7 @@
 
 mod effort;
 mod enumeration;
+mod filling;
 mod gathered;
 mod search;
 mod stage;
@@ -15,16 +16,23 @@ mod stage_solver;
 
 pub use effort::Effort;
 
+use crate::baseline::PLACEMENTS_MAX;
 use crate::instance::Instance;
 use crate::planner::{Plan, PlanError, shortage};
 use crate::workload::Dataflow;
 
-/// The best placement, within [`Effort::BETWEEN_TOKENS`].
+/// The best placement, within [`Effort::BETWEEN_TOKENS`]; to the end where there are no more placements
+/// than [`PLACEMENTS_MAX`].
 ///
 /// # Errors
 /// Where there is no placement, or where none was found with this effort.
 pub fn plan(instance: &Instance) -> Result<Plan, PlanError> {
-    plan_within(instance, Effort::BETWEEN_TOKENS)
+    let is_small = instance.placement_count() <= PLACEMENTS_MAX;
+    let effort = match is_small || instance.workload().dataflow == Dataflow::Gathered {
+        true => Effort::THOROUGH,
+        false => Effort::BETWEEN_TOKENS,
+    };
+    plan_within(instance, effort)
 }
 
 /// The best placement, within an effort.

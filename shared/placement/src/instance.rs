@@ -133,6 +133,26 @@ impl Instance {
         }
     }
 
+    /// How many placements there are by counts, whether they fit or not; saturates.
+    pub fn placement_count(&self) -> u64 {
+        let devices = self.devices.len() as u64;
+        let ways = |jobs: usize| {
+            let mut count: u64 = 1;
+            for index in 1..devices {
+                // Every prefix of the product is a binomial coefficient, so the division is exact.
+                count = match count.checked_mul(jobs as u64 + index) {
+                    Some(product) => product / index,
+                    None => return u64::MAX,
+                };
+            }
+            count
+        };
+        let stages = self.workload.stages.iter();
+        stages
+            .map(|stage| ways(stage.job_count))
+            .fold(1, u64::saturating_mul)
+    }
+
     /// The same without a placement in use.
     pub fn without_previous(&self) -> Self {
         Self {

@@ -15,16 +15,12 @@ pub const PLACEMENTS_MAX: u64 = 2_000_000;
 /// # Errors
 /// Where no placement fits, and where there are more than [`PLACEMENTS_MAX`].
 pub fn exhaustive(instance: &Instance) -> Result<Plan, PlanError> {
-    let devices = instance.devices().len();
-    let stages = instance.workload().stages.iter();
-    let total = stages
-        .map(|stage| row_count(stage.job_count, devices))
-        .fold(1, u64::saturating_mul);
-    if total > PLACEMENTS_MAX {
+    if instance.placement_count() > PLACEMENTS_MAX {
         return Err(PlanError::TooMany {
             placements_max: PLACEMENTS_MAX,
         });
     }
+    let devices = instance.devices().len();
     let stages = instance.workload().stages.iter();
     let rows: Vec<_> = stages.map(|it| rows(it.job_count, devices)).collect();
     let mut best: Option<(f64, Counts)> = None;
@@ -53,16 +49,6 @@ fn objective(instance: &Instance, counts: &Counts) -> Option<f64> {
     }
     let step = step_seconds(instance, counts, instance.workload().dataflow)?;
     Some(step + migration_seconds(instance, counts) / instance.remaining_len() as f64)
-}
-
-/// In how many ways so many equal jobs go to so many devices.
-fn row_count(jobs: usize, devices: usize) -> u64 {
-    let mut count: u64 = 1;
-    for index in 1..devices as u64 {
-        // Every prefix of the product is a binomial coefficient, so the division is exact.
-        count = count.saturating_mul(jobs as u64 + index) / index;
-    }
-    count
 }
 
 fn rows(jobs: usize, devices: usize) -> Vec<Vec<usize>> {

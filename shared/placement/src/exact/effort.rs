@@ -5,8 +5,8 @@
 pub struct Effort(u64);
 
 impl Effort {
-    /// Some ten milliseconds of one processor, for a leader that generates meanwhile.
-    pub const BETWEEN_TOKENS: Self = Self(4_000_000);
+    /// Some milliseconds of one processor, for a leader that generates meanwhile.
+    pub const BETWEEN_TOKENS: Self = Self(100_000);
     /// Some seconds of one processor.
     pub const THOROUGH: Self = Self(1_000_000_000);
 
@@ -17,6 +17,10 @@ impl Effort {
 
     pub(super) fn spend(&mut self, steps: usize) {
         self.0 = self.0.saturating_sub(steps as u64);
+    }
+
+    pub(super) const fn affords(&self, steps: usize) -> bool {
+        self.0 >= steps as u64
     }
 
     pub(super) const fn is_spent(&self) -> bool {

@@ -9,7 +9,7 @@
 use std::rc::Rc;
 
 use super::effort::Effort;
-use super::stage::{Bounds, StageModel};
+use super::stage::{Bounds, Question, StageModel, Workers};
 use crate::delay::overhead_seconds;
 use crate::placement::Counts;
 
@@ -175,7 +175,14 @@ impl<'a> Rows<'a> {
     /// All counts with a reduced cost below the gap, the cheapest first.
     fn list(class: &'a Class, prices: &'a [f64], gap: f64, effort: &'a mut Effort) -> Vec<Row> {
         let model = &class.model;
-        let Some(best) = model.solve(&class.bounds, prices, f64::INFINITY, effort) else {
+        let question = Question {
+            bounds: &class.bounds,
+            prices,
+            cutoff: f64::INFINITY,
+            hint: None,
+            workers: Workers::Any,
+        };
+        let Some(best) = model.solve(&question, effort) else {
             return Vec::new();
         };
         let devices = prices.len();

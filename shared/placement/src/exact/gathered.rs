@@ -2,7 +2,7 @@
 //! feed-forward network, the heads are one stage whose jobs each pay for their way to the projection.
 
 use super::effort::Effort;
-use super::stage::{Bounds, Messages, StageModel};
+use super::stage::{Bounds, Messages, Question, StageModel, Workers};
 use crate::delay::{lanes, path_seconds};
 use crate::instance::Instance;
 use crate::migration::MoveSeconds;
@@ -32,7 +32,14 @@ pub(super) fn plan(instance: &Instance, mut effort: Effort) -> Result<Plan, Plan
         let prices = prices(instance, pair.projection);
         let bound = *alone[pair.projection].get_or_insert_with(|| {
             let bounds = bounds(instance, None);
-            let solved = model.solve(&bounds, &prices, f64::INFINITY, &mut effort);
+            let question = Question {
+                bounds: &bounds,
+                prices: &prices,
+                cutoff: f64::INFINITY,
+                hint: None,
+                workers: Workers::Any,
+            };
+            let solved = model.solve(&question, &mut effort);
             solved.map_or(f64::INFINITY, |it| it.at_least)
         });
         if bound >= cutoff {
@@ -41,7 +48,14 @@ pub(super) fn plan(instance: &Instance, mut effort: Effort) -> Result<Plan, Plan
         let Some(bounds) = fits(instance, &pair).then(|| bounds(instance, Some(&pair))) else {
             continue;
         };
-        let Some(solved) = model.solve(&bounds, &prices, cutoff, &mut effort) else {
+        let question = Question {
+            bounds: &bounds,
+            prices: &prices,
+            cutoff,
+            hint: None,
+            workers: Workers::Any,
+        };
+        let Some(solved) = model.solve(&question, &mut effort) else {
             continue;
         };
         at_least = at_least.min(solved.at_least + pair.seconds);

@@ -2,14 +2,14 @@
 //!
 //! With a price λ_j ≥ 0 for a byte of device j, the sum of the stages' own optima minus Σ λ_j·M_j is
 //! below every placement that fits (Lagrange). Prices are raised where too much is used and lowered
-//! where less is, as long as the bound grows; on the way placements are repaired until they fit. What
+//! where less is, as long as the bound grows; on the way placements that fit are made ([`super::filling`]). What
 //! the best of them is above the bound is the gap that `enumeration` has to close.
 
 use std::rc::Rc;
 
 use super::effort::Effort;
 use super::enumeration::{Class, Enumeration};
-use super::stage::{Bounds, Messages, StageModel, TOLERANCE};
+use super::stage::{Bounds, Messages, Question, StageModel, TOLERANCE, Workers};
 use crate::delay::lanes;
 use crate::instance::Instance;
 use crate::memory::memory_bytes;
@@ -20,8 +20,6 @@ use crate::workload::{Dataflow, Stage};
 
 /// Changes of prices.
 const ROUNDS_MAX: usize = 60;
-/// Passes over all stages that improve a placement.
-const PASSES_MAX: usize = 4;
 
 /// Best placement, in our dataflow.
 pub(super) fn plan(instance: &Instance, effort: Effort) -> Result<Plan, PlanError> {
@@ -54,15 +52,15 @@ pub(super) fn jobs_in(memory_bytes: u64, stage: &Stage) -> usize {
     }
 }
 
-struct Search<'a> {
-    instance: &'a Instance,
+pub(super) struct Search<'a> {
+    pub(super) instance: &'a Instance,
     /// One for each stage; equal stages share one.
-    models: Vec<Rc<StageModel>>,
+    pub(super) models: Vec<Rc<StageModel>>,
     /// Bytes for jobs, by device.
-    memory: Vec<u64>,
+    pub(super) memory: Vec<u64>,
     leader_seconds: f64,
-    effort: Effort,
-    best: Option<(f64, Counts)>,
+    pub(super) effort: Effort,
+    pub(super) best: Option<(f64, Counts)>,
     /// The least bound of what was left out for lack of effort.
     skipped: f64,
 }
@@ -124,22 +122,28 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn stages(&self) -> &'a [Stage] {
+    pub(super) fn stages(&self) -> &'a [Stage] {
         &self.instance.workload().stages
     }
 
     fn run(&mut self) {
         let bounds = self.root_bounds();
         let free = vec![0.0; self.memory.len()];
-        let Some(solved) = self.solve(&bounds, &free) else {
+        let Some(solved) = self.solve(&bounds, &free, None) else {
             return;
         };
         if self.offer(&solved.counts) {
             self.skipped = solved.at_least;
             return;
         }
-        self.pack(&bounds);
-        let priced = self.raise(&bounds, solved);
+        let mut priced = Priced {
+            prices: free,
+            at_least: solved.at_least,
+        };
+        if self.instance.placement_count() > ENUMERATED_MAX {
+            self.fill_all(&bounds, &priced.prices);
+            priced = self.raise(&bounds, solved);
+        }
         if self.is_open(priced.at_least) {
             self.enumerate(&bounds, &priced);
         }
@@ -173,7 +177,12 @@ impl<'a> Search<'a> {
     }
 
     /// Every stage by itself at these prices; nothing if a stage has no counts within its bounds.
-    fn solve(&mut self, bounds: &[Rc<Bounds>], prices: &[f64]) -> Option<Solved> {
+    fn solve(
+        &mut self,
+        bounds: &[Rc<Bounds>],
+        prices: &[f64],
+        hint: Option<&Counts>,
+    ) -> Option<Solved> {
         let paid = prices.iter().zip(&self.memory);
         let paid: f64 = paid.map(|(price, memory)| price * *memory as f64).sum();
         let mut at_least = self.leader_seconds - paid;
@@ -188,9 +197,14 @@ impl<'a> Search<'a> {
                 None => {
                     let job_bytes = self.stages()[index].job.memory_bytes() as f64;
                     let prices: Vec<_> = prices.iter().map(|price| price * job_bytes).collect();
-                    let model = Rc::clone(&self.models[index]);
-                    let found =
-                        model.solve(&bounds[index], &prices, f64::INFINITY, &mut self.effort)?;
+                    let question = Question {
+                        bounds: &bounds[index],
+                        prices: &prices,
+                        cutoff: f64::INFINITY,
+                        hint: hint.map(|counts| counts.rows()[index].as_slice()),
+                        workers: Workers::Any,
+                    };
+                    let found = self.models[index].solve(&question, &mut self.effort)?;
                     (found.row, found.at_least)
                 }
             };
@@ -207,7 +221,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the counts if they fit and are better; says whether they fit.
-    fn offer(&mut self, counts: &Counts) -> bool {
+    pub(super) fn offer(&mut self, counts: &Counts) -> bool {
         let used = memory_bytes(self.instance, counts);
         let fits = used
             .iter()
@@ -239,12 +253,12 @@ impl<'a> Search<'a> {
             if is_over || !self.step(&mut prices, &counts, at_least, share) {
                 break;
             }
-            let Some(solved) = self.solve(bounds, &prices) else {
+            let Some(solved) = self.solve(bounds, &prices, Some(&counts)) else {
                 break;
             };
             self.offer(&solved.counts);
-            if round % REPAIR_EVERY == 0 {
-                self.repair(bounds, &prices);
+            if round % FILL_EVERY == FILL_EVERY - 1 {
+                self.fill_all(bounds, &prices);
             }
             (counts, at_least) = (solved.counts, solved.at_least);
             if at_least > best.at_least {
@@ -310,117 +324,11 @@ impl<'a> Search<'a> {
         }
         length > 0.0
     }
-
-    /// Fills stage after stage into what memory is left, at these prices, then improves that.
-    fn repair(&mut self, bounds: &[Rc<Bounds>], prices: &[f64]) {
-        let mut counts = Counts::none(bounds.len(), self.memory.len());
-        let mut left = self.memory.clone();
-        let mut order: Vec<_> = (0..bounds.len()).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(self.stages()[*index].job.memory_bytes()));
-        for index in order {
-            let Some(row) = self.solve_into(index, &bounds[index], prices, &left) else {
-                return;
-            };
-            self.take(index, &row, &mut left);
-            counts.rows_mut()[index] = row;
-        }
-        self.improve(bounds, counts);
-    }
-
-    /// One stage, with what memory is left.
-    fn solve_into(
-        &mut self,
-        index: usize,
-        bounds: &Bounds,
-        prices: &[f64],
-        left: &[u64],
-    ) -> Option<Vec<usize>> {
-        let stage = &self.stages()[index];
-        let most = bounds.most.iter().zip(left);
-        let most = most.map(|(most, left)| (*most).min(jobs_in(*left, stage)));
-        let narrowed = Bounds {
-            least: bounds.least.clone(),
-            most: most.collect(),
-        };
-        let job_bytes = stage.job.memory_bytes() as f64;
-        let prices: Vec<_> = prices.iter().map(|price| price * job_bytes).collect();
-        let model = Rc::clone(&self.models[index]);
-        let solved = model.solve(&narrowed, &prices, f64::INFINITY, &mut self.effort);
-        solved.map(|it| it.row)
-    }
-
-    fn take(&self, index: usize, row: &[usize], left: &mut [u64]) {
-        let job_bytes = self.stages()[index].job.memory_bytes();
-        for (left, count) in left.iter_mut().zip(row) {
-            *left = left.saturating_sub(*count as u64 * job_bytes);
-        }
-    }
-
-    /// Solves each stage again with the memory that the others leave, as long as that helps.
-    fn improve(&mut self, bounds: &[Rc<Bounds>], mut counts: Counts) {
-        let free = vec![0.0; self.memory.len()];
-        let used = memory_bytes(self.instance, &counts);
-        let left = self.memory.iter().zip(used);
-        let mut left: Vec<_> = left
-            .map(|(memory, used)| memory.saturating_sub(used))
-            .collect();
-        for _ in 0..PASSES_MAX {
-            let mut is_better = false;
-            for (index, bounds) in bounds.iter().enumerate() {
-                if self.effort.is_spent() {
-                    break;
-                }
-                let before = counts.rows()[index].clone();
-                let job_bytes = self.stages()[index].job.memory_bytes();
-                for (left, count) in left.iter_mut().zip(&before) {
-                    *left += *count as u64 * job_bytes;
-                }
-                let found = self.solve_into(index, bounds, &free, &left);
-                let model = &self.models[index];
-                let better = |row: &Vec<usize>| model.seconds(row) < model.seconds(&before);
-                let row = match found.filter(better) {
-                    Some(row) => {
-                        is_better = true;
-                        row
-                    }
-                    None => before,
-                };
-                self.take(index, &row, &mut left);
-                counts.rows_mut()[index] = row;
-            }
-            if !is_better {
-                break;
-            }
-        }
-        self.offer(&counts);
-    }
-
-    /// Some placement that fits, if filling the largest jobs first finds one.
-    fn pack(&mut self, bounds: &[Rc<Bounds>]) {
-        let mut counts = Counts::none(bounds.len(), self.memory.len());
-        let mut left = self.memory.clone();
-        let mut order: Vec<_> = (0..bounds.len()).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(self.stages()[*index].job.memory_bytes()));
-        for index in order {
-            let stage = &self.stages()[index];
-            let mut open = stage.job_count;
-            let row = left.iter().map(|left| {
-                let count = jobs_in(*left, stage).min(open);
-                open -= count;
-                count
-            });
-            let row: Vec<_> = row.collect();
-            if open > 0 {
-                return;
-            }
-            self.take(index, &row, &mut left);
-            counts.rows_mut()[index] = row;
-        }
-        self.improve(bounds, counts);
-    }
 }
 
 /// How far back a twin of a stage is looked for.
 const TWINS_MAX: usize = 8;
-/// Rounds between repairs.
-const REPAIR_EVERY: usize = 8;
+/// Rounds between fillings.
+const FILL_EVERY: usize = 8;
+/// So few placements are enumerated without looking for prices.
+const ENUMERATED_MAX: u64 = 20_000;

@@ -37,6 +37,27 @@ pub(super) struct Bounds {
     pub(super) most: Vec<usize>,
 }
 
+/// What is asked of a stage.
+pub(super) struct Question<'a> {
+    pub(super) bounds: &'a Bounds,
+    /// What a job on each device pays, in seconds.
+    pub(super) prices: &'a [f64],
+    /// Only what is below is an answer.
+    pub(super) cutoff: f64,
+    /// Counts that are good already.
+    pub(super) hint: Option<&'a [usize]>,
+    pub(super) workers: Workers,
+}
+
+/// Which numbers of workers are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Workers {
+    /// All: the answer is the best.
+    Any,
+    /// Those near the hint's, if there is a hint: the answer is good.
+    NearHint,
+}
+
 /// The best counts of a stage.
 #[derive(Clone, Debug)]
 pub(super) struct Solution {
@@ -72,23 +93,17 @@ impl StageModel {
         })
     }
 
-    /// The best counts below `cutoff`, where each job on a device has a price in seconds. Nothing if
-    /// there are none.
-    pub(super) fn solve(
-        &self,
-        bounds: &Bounds,
-        prices: &[f64],
-        cutoff: f64,
-        effort: &mut Effort,
-    ) -> Option<Solution> {
+    /// The best counts; nothing if there are none.
+    pub(super) fn solve(&self, question: &Question, effort: &mut Effort) -> Option<Solution> {
         let jobs = self.job_count;
-        let most: usize = bounds.most.iter().sum();
-        let is_open = bounds.least.iter().zip(&bounds.most).all(|(a, b)| a <= b);
-        if !is_open || bounds.least.iter().sum::<usize>() > jobs || most < jobs {
+        let Bounds { least, most } = question.bounds;
+        let is_open = least.iter().zip(most).all(|(least, most)| least <= most);
+        let reach: usize = most.iter().sum();
+        if !is_open || least.iter().sum::<usize>() > jobs || reach < jobs {
             return None;
         }
-        let mut solver = Solver::new(self, bounds, prices, cutoff, effort);
-        solver.run();
+        let mut solver = Solver::new(self, question, effort);
+        solver.run(question);
         solver.solution()
     }
 }

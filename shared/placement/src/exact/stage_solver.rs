@@ -9,11 +9,15 @@
 //! programme over devices, jobs and workers decides.
 
 use super::effort::Effort;
-use super::stage::{Bounds, Messages, Solution, StageModel, TOLERANCE};
+use super::stage::{Bounds, Messages, Question, Solution, StageModel, TOLERANCE, Workers};
 use crate::delay::overhead_seconds;
 
 /// What a call costs however few devices there are.
 const CALL: usize = 16;
+/// A dynamic programme is for where this many are affordable.
+const PROGRAMMES: usize = 50;
+/// Workers more or fewer than a hint's that are near it.
+const NEAR: usize = 2;
 /// Halvings of an interval of times; more than a double has bits.
 const HALVINGS_MAX: usize = 60;
 
@@ -40,17 +44,26 @@ pub(super) struct Solver<'a> {
     skipped: f64,
     /// o_j(k) for the k at hand.
     overheads: Vec<f64>,
+    /// Devices that end a job before the limit for the k at hand, and those that must.
+    active: Vec<usize>,
+    /// The caps that were last taken, and how many workers have each cap.
+    caps: Vec<usize>,
+    by_cap: Vec<usize>,
     effort: &'a mut Effort,
 }
 
 impl<'a> Solver<'a> {
     pub(super) fn new(
         model: &'a StageModel,
-        bounds: &'a Bounds,
-        prices: &'a [f64],
-        cutoff: f64,
+        question: &Question<'a>,
         effort: &'a mut Effort,
     ) -> Self {
+        let Question {
+            bounds,
+            prices,
+            cutoff,
+            ..
+        } = *question;
         effort.spend(CALL + 8 * prices.len());
         let mut solver = Self {
             model,
@@ -63,6 +76,9 @@ impl<'a> Solver<'a> {
             best: None,
             skipped: f64::INFINITY,
             overheads: Vec::new(),
+            active: Vec::new(),
+            caps: vec![0; prices.len()],
+            by_cap: vec![0; model.job_count + 1],
             effort,
         };
         for device in 0..prices.len() {
@@ -154,31 +170,39 @@ impl<'a> Solver<'a> {
     }
 
     /// Looks for the best.
-    pub(super) fn run(&mut self) {
-        self.offer_previous();
-        let workers = self.model.lanes.len() - 1;
-        let most = workers.min(self.model.job_count);
+    pub(super) fn run(&mut self, question: &Question) {
+        if let Some(hint) = question.hint {
+            self.offer_hint(hint);
+        }
+        if let Some((_, before)) = &self.model.moving {
+            self.offer_hint(before);
+        }
+        let workers_max = self.model.lanes.len() - 1;
+        let most = workers_max.min(self.model.job_count);
         let forced = self.bounds.least.iter().skip(1);
         let forced = forced.filter(|least| **least > 0).count();
-        let least = match self.model.messages {
-            Messages::ByWorker => forced,
-            Messages::None => most,
+        let (least, most) = match (self.model.messages, question.workers, question.hint) {
+            (Messages::None, ..) => (most, most),
+            (Messages::ByWorker, Workers::NearHint, Some(hint)) => {
+                let near = workers(hint);
+                let least = near.saturating_sub(NEAR).max(forced);
+                (least, (near + NEAR).min(most).max(least))
+            }
+            (Messages::ByWorker, ..) => (forced, most),
         };
         for worker_count in least..=most {
             self.explore(worker_count);
         }
     }
 
-    fn offer_previous(&mut self) {
-        let Some((_, before)) = &self.model.moving else {
-            return;
-        };
+    /// Starts from counts that are good already, if they are within bounds.
+    fn offer_hint(&mut self, before: &[usize]) {
         let within = |(index, count): (usize, &usize)| {
             (self.bounds.least[index]..=self.bounds.most[index]).contains(count)
         };
         let is_whole = before.iter().sum::<usize>() == self.model.job_count;
         if is_whole && before.iter().enumerate().all(within) {
-            self.offer(before.clone());
+            self.offer(before.to_vec());
         }
     }
 
@@ -212,36 +236,41 @@ impl<'a> Solver<'a> {
         count
     }
 
-    /// The caps at a time, if the best `worker_count` workers and the leader reach all jobs by then.
-    fn caps(&mut self, worker_count: usize, seconds: f64) -> Option<Vec<usize>> {
-        let devices = self.prices.len();
-        self.effort.spend(CALL + 2 * devices);
-        let caps: Vec<_> = (0..devices).map(|index| self.cap(index, seconds)).collect();
-        let least = &self.bounds.least;
-        if caps.iter().zip(least).any(|(cap, least)| cap < least) {
-            return None;
-        }
-        let mut reach = caps[0];
-        let (mut forced, mut others) = (0, Vec::new());
-        for index in 1..devices {
-            match (least[index], caps[index]) {
-                (0, 0) => {}
-                (0, cap) => others.push(cap),
-                (_, cap) => {
-                    forced += 1;
+    /// Takes the caps at a time; says whether the best `worker_count` workers and the leader reach all
+    /// jobs by then.
+    fn reaches(&mut self, worker_count: usize, seconds: f64) -> bool {
+        self.effort.spend(CALL + self.active.len());
+        self.by_cap.fill(0);
+        let (mut reach, mut open) = (0, worker_count);
+        let mut is_enough = true;
+        for at in 0..self.active.len() {
+            let index = self.active[at];
+            let cap = self.cap(index, seconds);
+            self.caps[index] = cap;
+            let least = self.bounds.least[index];
+            is_enough &= cap >= least;
+            match (index, least) {
+                (1.., 0) => self.by_cap[cap] += 1,
+                (0, _) => reach += cap,
+                (1.., 1..) => {
                     reach += cap;
+                    open = open.saturating_sub(1);
                 }
             }
         }
-        let open = worker_count.saturating_sub(forced);
-        if others.len() > open {
-            if open > 0 {
-                others.select_nth_unstable_by(open - 1, |a, b| b.cmp(a));
-            }
-            others.truncate(open);
+        if !is_enough {
+            return false;
         }
-        reach += others.iter().sum::<usize>();
-        (reach >= self.model.job_count).then_some(caps)
+        let jobs = self.model.job_count;
+        for cap in (1..=jobs).rev() {
+            let taken = open.min(self.by_cap[cap]);
+            reach += taken * cap;
+            open -= taken;
+            if reach >= jobs || open == 0 {
+                break;
+            }
+        }
+        reach >= jobs
     }
 
     fn explore(&mut self, worker_count: usize) {
@@ -254,7 +283,16 @@ impl<'a> Solver<'a> {
         };
         let longest = (0..devices).map(|index| self.finish(index, self.bounds.most[index]));
         let limit = longest.fold(0.0, f64::max).min(self.bar() - self.free);
-        if limit < 0.0 || self.caps(worker_count, limit).is_none() {
+        if limit < 0.0 {
+            return;
+        }
+        let matters = |index: &usize| {
+            let least = self.bounds.least[*index];
+            *index == 0 || least > 0 || self.finish(*index, 1) <= limit
+        };
+        self.active = (0..devices).filter(matters).collect();
+        self.caps.fill(0);
+        if !self.reaches(worker_count, limit) {
             return;
         }
         let shortest = self.shortest(worker_count, limit);
@@ -262,30 +300,43 @@ impl<'a> Solver<'a> {
         self.explore_times(worker_count, &times);
     }
 
-    /// The least time by which all jobs are done by at most so many workers, down to rounding.
+    /// The least time by which all jobs are done by at most so many workers. Caps change at ends of jobs
+    /// only, so both sides of the search go from end to end.
     fn shortest(&mut self, worker_count: usize, limit: f64) -> f64 {
-        let (mut below, mut above) = (0.0, limit);
-        if self.caps(worker_count, 0.0).is_some() {
+        if self.reaches(worker_count, 0.0) {
             return 0.0;
         }
+        let mut below = self.next_end();
+        self.reaches(worker_count, limit);
+        let mut above = self.last_end().min(limit);
         for _ in 0..HALVINGS_MAX {
-            let middle = f64::midpoint(below, above);
-            if above - below <= TOLERANCE * above || middle <= below || middle >= above {
+            if below >= above {
                 break;
             }
-            match self.caps(worker_count, middle) {
-                // No cap changes between the last job's end and the middle.
-                Some(caps) => above = self.last_end(&caps).min(middle),
-                None => below = middle,
+            let middle = f64::midpoint(below, above);
+            if self.reaches(worker_count, middle) {
+                above = self.last_end().min(middle);
+            } else {
+                below = self.next_end();
             }
         }
         above
     }
 
-    fn last_end(&self, caps: &[usize]) -> f64 {
-        let busy = caps.iter().enumerate().filter(|(_, cap)| **cap > 0);
-        let ends = busy.map(|(index, cap)| self.finish(index, *cap));
+    /// The last end of what the caps allow.
+    fn last_end(&self) -> f64 {
+        let active = self.active.iter().map(|index| (*index, self.caps[*index]));
+        let busy = active.filter(|(_, cap)| *cap > 0);
+        let ends = busy.map(|(index, cap)| self.finish(index, cap));
         ends.fold(0.0, f64::max)
+    }
+
+    /// The first end of what the caps do not allow.
+    fn next_end(&self) -> f64 {
+        let active = self.active.iter().map(|index| (*index, self.caps[*index]));
+        let more = active.filter(|(index, cap)| *cap < self.bounds.most[*index]);
+        let ends = more.map(|(index, cap)| self.finish(index, cap + 1));
+        ends.fold(f64::INFINITY, f64::min)
     }
 
     /// The times from `shortest` to `limit` at which a cap changes, in order. If charges cannot fall
@@ -327,10 +378,10 @@ impl<'a> Solver<'a> {
                 return;
             }
         }
-        let Some(caps) = self.caps(worker_count, *last) else {
+        if !self.reaches(worker_count, *last) {
             return;
-        };
-        let (charge, row) = self.fill(&caps);
+        }
+        let (charge, row) = self.fill(&self.caps);
         self.effort.spend(self.segments.len());
         if first + charge >= self.bar() {
             return;
@@ -341,7 +392,10 @@ impl<'a> Solver<'a> {
         }
         match times {
             [_] if is_allowed => {}
-            [time] => self.decide(worker_count, *time, &caps),
+            [time] => {
+                let caps = self.caps.clone();
+                self.decide(worker_count, *time, &caps);
+            }
             _ => {
                 let (lower, upper) = times.split_at(times.len() / 2);
                 self.explore_times(worker_count, lower);
@@ -361,7 +415,8 @@ impl<'a> Solver<'a> {
         if bound >= self.bar() {
             return;
         }
-        if self.effort.is_spent() {
+        let states = caps.len() * (worker_count + 1) * (self.model.job_count + 1);
+        if !self.effort.affords(states * PROGRAMMES) {
             self.skipped = self.skipped.min(bound);
             return;
         }
