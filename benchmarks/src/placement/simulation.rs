@@ -51,7 +51,7 @@ pub(crate) struct SimulationArgs {
     /// The model on more than 5 devices, in 16 bits (--cost real)
     #[arg(long, default_value_t = ModelShape::Llama2With7B)]
     #[serde(serialize_with = "by_name")]
-    pub(crate) placement_model: ModelShape,
+    pub(crate) model_shape: ModelShape,
     /// Slices of each feed-forward network on more than 5 devices (--cost real)
     #[arg(long, default_value = "32")]
     pub(crate) ffn_slices: NonZeroUsize,

@@ -1,9 +1,9 @@
 //! Our planner: the placement with the least D + D_mig / remaining tokens, by counts.
 //!
 //! Jobs of a stage are equal, so counts are all that matters. Stages are coupled by memory alone:
-//! each is solved by itself ([`stage`]); if the answers fit into memory together they are the best.
-//! If not, memory gets prices, which give a bound ([`search`]), and every combination of counts that the
-//! bound leaves open is tried ([`enumeration`]), until the best is proved or the effort is spent; then
+//! each is solved by itself (`stage`); if the answers fit into memory together they are the best.
+//! If not, memory gets prices, which give a bound (`search`), and every combination of counts that the
+//! bound leaves open is tried (`enumeration`), until the best is proved or the effort is spent; then
 //! the plan says below what nothing can be.
 
 mod effort;

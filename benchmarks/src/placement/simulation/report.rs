@@ -187,7 +187,7 @@ impl Report {
     fn subtitle(&self) -> String {
         let settings = &self.settings;
         let work = match settings.cost {
-            Cost::Real => format!("{}, decode with a KV cache", settings.placement_model),
+            Cost::Real => format!("{}, decode with a KV cache", settings.model_shape),
             Cost::Paper => format!(
                 "one layer, the paper's costs, FFN {}·L·D²",
                 settings.ffn_factor

@@ -116,7 +116,7 @@ struct Planned {
 
 fn plan(contender: Contender, instance: &Instance, trial: &mut Trial) -> Planned {
     let start = Instant::now();
-    let planned = match contender.habit() {
+    match contender.habit() {
         Habit::PlansOnce => Planned {
             next: None,
             best_seconds: staying(instance),
@@ -146,8 +146,7 @@ fn plan(contender: Contender, instance: &Instance, trial: &mut Trial) -> Planned
                 best_seconds: plan.map(|it| it.objective_seconds(instance)),
             }
         }
-    };
-    planned
+    }
 }
 
 /// The objective of staying.

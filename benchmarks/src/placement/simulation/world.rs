@@ -24,12 +24,16 @@ const BACKGROUND_SHARE_MAX: f64 = 0.3;
 /// The model that is enumerated has this share of a device's greatest memory: devices can be too small,
 /// as they are for a large model.
 const ENUMERATED_MODEL_SHARE: f64 = 0.7;
-/// Slices of the model that is enumerated.
+/// Heads of the paper's large layer; its small one has 8. Both are 64 wide.
+const PAPER_HEADS: usize = 32;
+/// KV heads and slices of the layer that is enumerated.
+const ENUMERATED_HEADS: usize = 8;
 const ENUMERATED_SLICES: usize = 4;
 
 /// One set of devices, over all intervals.
 pub(crate) struct World {
     args: SimulationArgs,
+    device_count: usize,
     /// Without other load.
     devices: Vec<Device>,
     /// What is left to us, of compute and of memory: by interval, then by device.
@@ -44,11 +48,12 @@ impl World {
         rng.set_stream(((device_count as u64) << 32) | draw as u64);
         let mut world = Self {
             args: args.clone(),
+            device_count,
             devices: Vec::with_capacity(device_count),
             shares: Vec::new(),
             draw,
         };
-        let unit = world.memory_unit(device_count);
+        let unit = world.memory_unit();
         for index in 0..device_count {
             world
                 .devices
@@ -64,13 +69,13 @@ impl World {
     }
 
     /// Devices, the leader included.
-    pub(crate) fn device_count(&self) -> usize {
-        self.devices.len()
+    pub(crate) const fn device_count(&self) -> usize {
+        self.device_count
     }
 
     /// Tokens to generate.
     pub(crate) fn tokens(&self) -> usize {
-        self.args.tokens_on(self.devices.capacity())
+        self.args.tokens_on(self.device_count)
     }
 
     /// Plans to make.
@@ -123,7 +128,11 @@ impl World {
         let args = &self.args;
         match args.cost {
             Cost::Paper => {
-                let head_count = if self.is_enumerated() { 8 } else { 32 };
+                let head_count = if self.is_enumerated() {
+                    ENUMERATED_HEADS
+                } else {
+                    PAPER_HEADS
+                };
                 let shape = PaperShape {
                     head_count,
                     hidden_dim: 64 * head_count,
@@ -148,16 +157,34 @@ impl World {
 
     /// The model, or one layer that can be enumerated.
     fn model(&self) -> ModelShape {
-        model(
-            &self.args,
-            SimulationArgs::is_enumerated(self.devices.capacity()),
-        )
+        let config = self.args.model_shape.config();
+        let whole = ModelShape {
+            layer_count: config.layer_count,
+            hidden_dim: config.hidden_dim,
+            q_head_count: config.q_head_count,
+            kv_head_count: config.kv_head_count,
+            head_dim: config.head_dim,
+            mlp_dim: config.mlp_dim,
+            vocab_len: config.vocab_size,
+            weight_bytes: 2,
+            kv_bytes: 2,
+            hidden_bytes: 4,
+        };
+        match self.is_enumerated() {
+            true => ModelShape {
+                layer_count: 1,
+                kv_head_count: ENUMERATED_HEADS.min(config.q_head_count),
+                vocab_len: 0,
+                ..whole
+            },
+            false => whole,
+        }
     }
 
     /// By what the drawn gigabytes are multiplied. The model that is enumerated is one layer, so devices
     /// are made small for it.
-    fn memory_unit(&self, device_count: usize) -> f64 {
-        if self.args.cost == Cost::Paper || !SimulationArgs::is_enumerated(device_count) {
+    fn memory_unit(&self) -> f64 {
+        if self.args.cost == Cost::Paper || !self.is_enumerated() {
             return 1.0;
         }
         let stages = self.workload(self.tokens(), 0).stages;
@@ -165,31 +192,6 @@ impl World {
             .iter()
             .map(|it| it.job_count as u64 * it.job.memory_bytes());
         bytes.sum::<u64>() as f64 / (ENUMERATED_MODEL_SHARE * MEMORY_BYTES.1)
-    }
-}
-
-fn model(args: &SimulationArgs, is_enumerated: bool) -> ModelShape {
-    let config = args.placement_model.config();
-    let whole = ModelShape {
-        layer_count: config.layer_count,
-        hidden_dim: config.hidden_dim,
-        q_head_count: config.q_head_count,
-        kv_head_count: config.kv_head_count,
-        head_dim: config.head_dim,
-        mlp_dim: config.mlp_dim,
-        vocab_len: config.vocab_size,
-        weight_bytes: 2,
-        kv_bytes: 2,
-        hidden_bytes: 4,
-    };
-    match is_enumerated {
-        true => ModelShape {
-            layer_count: 1,
-            kv_head_count: 8.min(config.q_head_count),
-            vocab_len: 0,
-            ..whole
-        },
-        false => whole,
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The authors' simulator divides by the whole capacity, so that equal heads pile up on one device, and
 //! has neither overload resolution nor backtracking; both are reconstructed here, and capacities are what
-//! remains. Compute is a budget of one second a step, as there. As there, the load of all stages adds up
+//! remains. Compute is a budget of an interval, as there. As there, the load of all stages adds up
 //! on a device although stages follow each other, and blocks that have a home stay until it overloads.
 
 use crate::delay::{lanes, overhead_seconds, path_seconds};
@@ -19,8 +19,11 @@ use crate::workload::Dataflow;
 
 /// Placements that are undone before giving up.
 const BACKTRACKS_MAX: usize = 100;
-/// The interval for which compute is a budget.
+/// The interval for which compute is a budget, in the paper's dataflow: as in its simulator.
 const BUDGET_SECONDS: f64 = 1.0;
+/// Elsewhere, where a step takes much less: this many times what a step takes if all devices share it
+/// perfectly. With a second, memory alone would decide.
+const BUDGET_STEPS: f64 = 2.0;
 
 /// One block: a job.
 #[derive(Clone, Copy)]
@@ -34,6 +37,8 @@ struct State<'a> {
     counts: Counts,
     memory: Vec<u64>,
     flops: Vec<f64>,
+    /// The interval for which compute is a budget.
+    budget_seconds: f64,
     /// What a worker of a stage waits for messages, by stage and device.
     message_seconds: Vec<Vec<f64>>,
 }
@@ -67,15 +72,25 @@ impl<'a> State<'a> {
             let of = |index| overhead_seconds(&lanes, index, 1);
             (0..devices.len()).map(of).collect()
         });
+        let flops: f64 = stages
+            .iter()
+            .map(|it| it.job_count as f64 * it.job.flops)
+            .sum();
+        let rate: f64 = devices.iter().map(|it| it.flops_per_second).sum();
+        let budget_seconds = match instance.workload().dataflow {
+            Dataflow::Gathered => BUDGET_SECONDS,
+            Dataflow::Star | Dataflow::Chain => BUDGET_STEPS * flops / rate,
+        };
         Self {
             instance,
+            budget_seconds,
             counts: Counts::none(stages.len(), devices.len()),
             memory: (0..devices.len())
                 .map(|it| instance.memory_for_jobs(it))
                 .collect(),
             flops: devices
                 .iter()
-                .map(|it| it.flops_per_second * BUDGET_SECONDS)
+                .map(|it| it.flops_per_second * budget_seconds)
                 .collect(),
             message_seconds: messages.collect(),
         }
@@ -219,7 +234,7 @@ impl<'a> State<'a> {
         let done = |device: usize| {
             let rate = self.instance.devices()[device].flops_per_second;
             let flops = self.instance.workload().stages[stage].job.flops;
-            (flops + rate * BUDGET_SECONDS - self.flops[device]) / rate
+            (flops + rate * self.budget_seconds - self.flops[device]) / rate
         };
         let by_score = self.score(stage, a).total_cmp(&self.score(stage, b));
         by_score.then(done(a).total_cmp(&done(b)))
@@ -266,7 +281,7 @@ impl<'a> State<'a> {
         let mut blocks: Vec<_> = stages
             .flat_map(|(stage, it)| {
                 let memory = it.job.memory_bytes() as f64 / memory_max.max(1) as f64;
-                let demand = memory + it.job.flops / (flops_max * BUDGET_SECONDS);
+                let demand = memory + it.job.flops / (flops_max * self.budget_seconds);
                 let open = it.job_count.saturating_sub(placed[stage]);
                 std::iter::repeat_n(Block { stage, demand }, open)
             })

@@ -60,10 +60,10 @@ impl Search<'_> {
         if self.best.is_none() {
             self.pack();
         }
-        if let Some((seconds, counts)) = self.best.clone() {
-            if before != Some(seconds) {
-                self.improve(bounds, counts);
-            }
+        let best = self.best.as_ref();
+        let new = best.filter(|best| before != Some(best.0));
+        if let Some(counts) = new.map(|best| best.1.clone()) {
+            self.improve(bounds, counts);
         }
     }
 
