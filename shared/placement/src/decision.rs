@@ -1,5 +1,8 @@
 //! What a leader does every so many tokens: measure, plan, and stay or move.
 //!
+//! Speeds should be smoothed over some measurements, for a migration pays over all tokens to come and
+//! load comes and goes; memory should be what there is now.
+//!
 //! ```
 //! use edgeprompt_placement::{
 //!     Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide, exact, real,
@@ -39,16 +42,12 @@ pub struct Policy {
     /// Stay if all that moving saves, its own time subtracted, is less than this share of what the
     /// remaining tokens take without moving. Measurements scatter by as much.
     pub gain_share_min: f64,
-    /// For how many tokens a measurement is believed at most: a migration has to pay within them, however
-    /// many are still to come. Load comes and goes.
-    pub horizon_len: usize,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
             gain_share_min: 0.05,
-            horizon_len: 64,
         }
     }
 }
@@ -87,7 +86,6 @@ pub fn decide(
     planner: Planner,
     policy: &Policy,
 ) -> Result<Decision, PlanError> {
-    let instance = &instance.with_remaining(instance.remaining_len().min(policy.horizon_len));
     let staying = staying_seconds(instance);
     let plan = match (planner(instance), staying) {
         (Ok(plan), _) => plan,

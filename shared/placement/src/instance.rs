@@ -133,14 +133,6 @@ impl Instance {
         }
     }
 
-    /// The same with other expectations of how many tokens follow.
-    pub fn with_remaining(&self, remaining_len: usize) -> Self {
-        Self {
-            remaining_len: remaining_len.max(1),
-            ..self.clone()
-        }
-    }
-
     /// How many placements there are by counts, whether they fit or not; saturates.
     pub fn placement_count(&self) -> u64 {
         let devices = self.devices.len() as u64;

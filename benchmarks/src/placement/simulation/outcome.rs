@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::contender::Contender;
+use crate::distribution::Distribution;
 use crate::statistics::Spread;
 
 /// One interval between two plans.
@@ -88,6 +89,7 @@ pub(crate) struct Summary {
     /// Jobs moved in a run.
     pub(crate) moved: Option<Spread>,
     pub(crate) planner_ms_median: Option<f64>,
+    pub(crate) planner_ms_p95: Option<f64>,
     pub(crate) planner_ms_max: Option<f64>,
 }
 
@@ -134,6 +136,8 @@ impl Summary {
             moved: of_placed(&|trial| trial.intervals.iter().map(|it| it.moved_count as f64).sum()),
             planner_ms_median: (!planner.is_empty())
                 .then(|| Spread::of(planner.iter().copied()).median),
+            planner_ms_p95: (!planner.is_empty())
+                .then(|| Distribution::of(planner.iter().copied()).percentile(95.0)),
             planner_ms_max: planner.iter().copied().max_by(f64::total_cmp),
         })
     }

@@ -44,7 +44,8 @@ pub(crate) fn run(world: &World, contender: Contender) -> Result<Trial> {
             trial.impossible_count += 1;
             continue;
         }
-        let planned = plan(contender, &instance, &mut trial);
+        let smoothed = world.smoothed(index, instance.previous().cloned())?;
+        let planned = plan(contender, (&instance, &smoothed), &mut trial);
         // The plan itself, before it is weighed whether to follow it.
         let over_optimum = optimum.seconds().zip(planned.best_seconds);
         let over_optimum = over_optimum.map(|(optimum, planned)| planned / optimum);
@@ -114,7 +115,11 @@ struct Planned {
     best_seconds: Option<f64>,
 }
 
-fn plan(contender: Contender, instance: &Instance, trial: &mut Trial) -> Planned {
+fn plan(
+    contender: Contender,
+    (instance, smoothed): (&Instance, &Instance),
+    trial: &mut Trial,
+) -> Planned {
     let start = Instant::now();
     match contender.habit() {
         Habit::PlansOnce => Planned {
@@ -131,7 +136,7 @@ fn plan(contender: Contender, instance: &Instance, trial: &mut Trial) -> Planned
             }
         }
         Habit::Decides => {
-            let decision = decide(instance, contender.planner(), &Policy::default());
+            let decision = decide(smoothed, contender.planner(), &Policy::default());
             trial.planner_seconds.push(start.elapsed().as_secs_f64());
             let next = match decision {
                 Ok(Decision::Move(change)) => Some(InUse {

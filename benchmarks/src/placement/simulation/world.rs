@@ -21,6 +21,8 @@ const MEMORY_SIGMA: f64 = 0.4;
 const BITS_PER_SECOND: (f64, f64) = (1e9, 10e9);
 /// What other programs take of compute and of memory at most; drawn anew for every interval.
 const BACKGROUND_SHARE_MAX: f64 = 0.3;
+/// What a new measurement of a speed weighs against those before, for contenders that decide.
+const SMOOTHING: f64 = 0.25;
 /// The model that is enumerated has this share of a device's greatest memory: devices can be too small,
 /// as they are for a large model.
 const ENUMERATED_MODEL_SHARE: f64 = 0.7;
@@ -95,11 +97,32 @@ impl World {
         SimulationArgs::is_enumerated(self.device_count())
     }
 
-    /// What a planner gets to see at an interval.
+    /// The devices as they are at an interval.
     pub(crate) fn instance(&self, index: usize, previous: Option<Placement>) -> Result<Instance> {
+        let compute = self.shares[index].iter().map(|share| share.0);
+        self.instance_at(index, &compute.collect::<Vec<_>>(), previous)
+    }
+
+    /// The same with speeds as one knows them who smooths measurements.
+    pub(crate) fn smoothed(&self, index: usize, previous: Option<Placement>) -> Result<Instance> {
+        let mut compute: Vec<_> = self.shares[0].iter().map(|share| share.0).collect();
+        for shares in &self.shares[1..=index] {
+            for (known, (measured, _)) in compute.iter_mut().zip(shares) {
+                *known += SMOOTHING * (measured - *known);
+            }
+        }
+        self.instance_at(index, &compute, previous)
+    }
+
+    fn instance_at(
+        &self,
+        index: usize,
+        compute: &[f64],
+        previous: Option<Placement>,
+    ) -> Result<Instance> {
         let (done, len) = self.interval(index);
-        let devices = self.devices.iter().zip(&self.shares[index]);
-        let devices = devices.map(|(device, (compute, memory))| Device {
+        let devices = self.devices.iter().zip(&self.shares[index]).zip(compute);
+        let devices = devices.map(|((device, (_, memory)), compute)| Device {
             flops_per_second: device.flops_per_second * compute,
             memory_bytes: scaled(device.memory_bytes, *memory),
             ..*device

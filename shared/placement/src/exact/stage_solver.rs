@@ -14,6 +14,10 @@ use crate::delay::overhead_seconds;
 
 /// What a call costs however few devices there are.
 const CALL: usize = 16;
+/// Times that are tried where a good answer is enough.
+const SAMPLES: usize = 24;
+/// What sorting costs for each time.
+const SORTING: usize = 8;
 /// A dynamic programme is for where this many are affordable.
 const PROGRAMMES: usize = 50;
 /// Workers more or fewer than a hint's that are near it.
@@ -42,6 +46,8 @@ pub(super) struct Solver<'a> {
     best: Option<(f64, Vec<usize>)>,
     /// The least bound of what was left out for lack of effort.
     skipped: f64,
+    /// Whether a good answer is enough.
+    is_quick: bool,
     /// o_j(k) for the k at hand.
     overheads: Vec<f64>,
     /// Devices that end a job before the limit for the k at hand, and those that must.
@@ -75,6 +81,7 @@ impl<'a> Solver<'a> {
             cutoff,
             best: None,
             skipped: f64::INFINITY,
+            is_quick: question.workers == Workers::NearHint,
             overheads: Vec::new(),
             active: Vec::new(),
             caps: vec![0; prices.len()],
@@ -358,7 +365,12 @@ impl<'a> Solver<'a> {
                 times.push(time);
             }
         }
-        self.effort.spend(times.len());
+        if self.is_quick || self.effort.is_spent() {
+            self.skipped = self.skipped.min(shortest + self.free);
+            let every = times.len().div_ceil(SAMPLES);
+            times = times.into_iter().step_by(every).collect();
+        }
+        self.effort.spend(SORTING * times.len());
         times.sort_by(f64::total_cmp);
         times.dedup();
         times
