@@ -194,16 +194,25 @@ fn a_migration_has_to_pay() {
     assert!(moves_of_heads(1000) > 0);
 }
 
-/// Speeds that scatter by a little move nothing.
+/// Speeds that scatter by a little move nothing, though a little would be gained.
 #[test]
 fn small_changes_move_nothing() {
-    let before = moved(planned(vec![device(1, 1e9), device(2, 1e9)], None, 100));
-    let decision = planned(
-        vec![device(1, 1e9), device(2, 0.96e9)],
-        Some(before),
-        1_000_000,
-    );
+    let load = Load {
+        ffn_slice_count: 64,
+        ..LOAD
+    };
+    let decided = |flops, previous, policy: &Policy| {
+        let devices = vec![device(1, 1e9), device(2, flops)];
+        let instance = Instance::new(devices, real(&MODEL, &load), previous, 1_000_000);
+        decide(&instance.unwrap(), exact::plan, policy).unwrap()
+    };
+    let before = moved(decided(1e9, None, &Policy::default()));
+    let decision = decided(0.94e9, Some(before.clone()), &Policy::default());
     assert!(matches!(decision, Decision::Stay { .. }), "{decision:?}");
+    let eager = Policy {
+        gain_share_min: 0.0,
+    };
+    moved(decided(0.94e9, Some(before), &eager));
 }
 
 #[test]
