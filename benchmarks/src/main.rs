@@ -14,6 +14,7 @@ mod http;
 mod link;
 mod link_profile;
 mod pipeline;
+mod placement;
 mod plot;
 mod provenance;
 mod report;
@@ -66,6 +67,8 @@ enum Command {
     /// The edge process of `pipeline`, which starts it
     #[command(hide = true)]
     PipelineEdge(pipeline::edge::EdgeArgs),
+    /// Where attention heads run on many devices: our planner beside the paper's and others
+    Placement(Box<placement::PlacementArgs>),
     /// One page of all results of a folder, with their plots
     Report(report::ReportArgs),
     /// Requests to a server with OpenAI's API, ours or another, and what vLLM's `bench serve` says of it
@@ -95,6 +98,7 @@ fn main() -> Result<ExitCode> {
         Command::Pipeline(args) => pipeline::run(&args),
         Command::PipelineCloud(args) => pipeline::cloud::run(&args),
         Command::PipelineEdge(args) => pipeline::edge::run(&args),
+        Command::Placement(args) => placement::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Serve(args) => return Ok(serve::run(&args)),
         Command::Sharegpt(args) => sharegpt::run(&args),
