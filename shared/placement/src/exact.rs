@@ -10,6 +10,7 @@ mod effort;
 mod enumeration;
 mod filling;
 mod gathered;
+mod programme;
 mod search;
 mod stage;
 mod stage_solver;

@@ -9,6 +9,7 @@
 //! programme over devices, jobs and workers decides.
 
 use super::effort::Effort;
+use super::programme::cheapest;
 use super::stage::{Bounds, Messages, Question, Solution, StageModel, TOLERANCE, Workers};
 use crate::delay::overhead_seconds;
 
@@ -432,7 +433,10 @@ impl<'a> Solver<'a> {
             self.skipped = self.skipped.min(bound);
             return;
         }
-        if let Some(row) = self.cheapest(worker_count, caps) {
+        self.effort.spend(states);
+        let charge = |device, count| self.charge(device, count);
+        let jobs = (&self.bounds.least[..], caps, self.model.job_count);
+        if let Some(row) = cheapest(jobs, worker_count, charge) {
             self.offer(row);
         }
     }
@@ -448,56 +452,6 @@ impl<'a> Solver<'a> {
             kept[index] = caps[index];
         }
         kept
-    }
-
-    /// The cheapest counts below caps with at most so many workers: a dynamic programme over devices,
-    /// whose state is the jobs and the workers so far.
-    fn cheapest(&mut self, worker_count: usize, caps: &[usize]) -> Option<Vec<usize>> {
-        let jobs = self.model.job_count;
-        let width = jobs + 1;
-        let size = (worker_count + 1) * width;
-        let mut charges = vec![f64::INFINITY; size];
-        charges[0] = 0.0;
-        let mut choices = Vec::with_capacity(caps.len());
-        for (device, cap) in caps.iter().enumerate() {
-            let mut next = vec![f64::INFINITY; size];
-            let mut choice = vec![0; size];
-            for count in self.bounds.least[device]..=*cap {
-                let more = self.charge(device, count);
-                let worker = usize::from(device > 0 && count > 0);
-                for used in 0..=worker_count - worker.min(worker_count) {
-                    if used + worker > worker_count {
-                        continue;
-                    }
-                    for done in 0..=jobs - count {
-                        let sum = charges[used * width + done] + more;
-                        let to = (used + worker) * width + done + count;
-                        if sum < next[to] {
-                            next[to] = sum;
-                            choice[to] = count;
-                        }
-                    }
-                }
-            }
-            self.effort.spend((cap + 1) * size / 4);
-            charges = next;
-            choices.push(choice);
-        }
-        let ends = (0..=worker_count).map(|used| used * width + jobs);
-        let mut at = ends.min_by(|a, b| charges[*a].total_cmp(&charges[*b]))?;
-        if charges[at].is_infinite() {
-            return None;
-        }
-        let mut row = vec![0; caps.len()];
-        for (device, choice) in choices.iter().enumerate().rev() {
-            let count = choice[at];
-            row[device] = count;
-            at -= count;
-            if device > 0 && count > 0 {
-                at -= width;
-            }
-        }
-        Some(row)
     }
 }
 
