@@ -10,6 +10,7 @@ pub mod disk_cache;
 pub mod doctor;
 pub mod fetch_plan;
 mod forwarding;
+pub mod handover;
 pub mod kv;
 pub mod kv_origin;
 pub mod layer_bar;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, audit, demo, doctor, kv, prompts, serve};
+use edge_node::{ask, audit, demo, doctor, handover, kv, prompts, serve};
 use edgeprompt_launch::{
     CompletionsArgs, Exit, Failure, LogArgs, ManArgs, Program, identity_dir, say,
 };
@@ -44,6 +44,8 @@ enum Command {
     /// Look after the keys and values of cloud prompts in this edge's disk cache
     #[command(subcommand)]
     Kv(kv::KvCommand),
+    /// Move users' sessions from one serving edge to another while they are answered, or list them
+    Handover(handover::HandoverArgs),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
     Audit(Box<audit::AuditArgs>),
     /// Look at everything that an answer with a cloud needs, and say what to put right
@@ -85,6 +87,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Prompts(args) => prompts::run(&args),
         Command::Kv(command) => kv::run(&command),
+        Command::Handover(args) => handover::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => args.print(PROGRAM.command::<Cli>()),

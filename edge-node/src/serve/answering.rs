@@ -209,7 +209,12 @@ impl Answering {
         let (_place, recorder) = (self.place, self.recorder);
         let model = Arc::clone(&self.model);
         let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
-        voice.resume(self.heard.for_engine())?;
+        if voice.resume(self.heard.for_engine())? == Said::StopString {
+            // Only the word that it ends was lost on the way.
+            let watch = (self.stopwatch, self.cloud, recorder);
+            let ended = end(voice, to, FinishReason::Stop, watch).await?;
+            return Ok(Spoken::Ended(ended));
+        }
         loop {
             let next = tokio::select! {
                 () = to.closed() => return Err(Silence::Gone),
@@ -330,7 +335,7 @@ impl<'a> Voice<'a> {
 
     /// As if it had said these tokens: what is held back of them, and where stop strings may begin,
     /// follows from them alone.
-    fn resume(&mut self, heard: &[TokenId]) -> Result<(), TokenizerError> {
+    fn resume(&mut self, heard: &[TokenId]) -> Result<Said, TokenizerError> {
         let nothing = Details {
             logprobs: false,
             token_ids: false,
@@ -344,7 +349,7 @@ impl<'a> Voice<'a> {
             self.say(chosen, nothing)?;
         }
         self.piece = Piece::default();
-        Ok(())
+        Ok(self.said)
     }
 
     /// What is not told yet, except for text that is held back.

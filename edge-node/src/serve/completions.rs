@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request as HttpRequest;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use edgeprompt_engine::{Generation, SessionId};
 use edgeprompt_handover::session::Epoch;
@@ -40,6 +40,7 @@ const WARNING: &str = "x-edgeprompt-warning";
 const SESSION: &str = "x-edgeprompt-session";
 const TICKET: &str = "x-edgeprompt-ticket";
 const SEED: &str = "x-edgeprompt-seed";
+const CLOUD_PROMPT: &str = "x-edgeprompt-cloud-prompt";
 const CUT_INSIDE_TOKEN: &str = "the cloud prompt was not used: no token ends where it meets the private prompt; end the cloud prompt, or begin the private one, with a space or a new line";
 
 /// Answers a request.
@@ -81,6 +82,8 @@ pub(crate) async fn complete(
     let begun = Begun::of(server, request, (&caller, seed, recorder)).await?;
     let (warning, session, follows) = (begun.prepared.warning, begun.session, begun.follows);
     let seed = begun.prepared.terms.seed;
+    let cloud_prompt = begun.prepared.cloud.as_ref().filter(|_| follows);
+    let cloud_prompt = cloud_prompt.map(|(name, _)| name.clone());
     let heard = begun.answer(server, place, asked_at).begin();
     let mut response = match delivery {
         Delivery::Whole => whole(heard, &envelope).await?,
@@ -93,6 +96,11 @@ pub(crate) async fn complete(
     if let Some((key, ticket)) = session {
         let secrets = follows.then_some((ticket, seed));
         name_session(&mut response, key, secrets);
+    }
+    // Another edge may have another default.
+    let cloud_prompt = cloud_prompt.and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    if let Some(name) = cloud_prompt {
+        response.headers_mut().insert(CLOUD_PROMPT, name);
     }
     Ok(response)
 }
@@ -320,6 +328,10 @@ pub(crate) async fn read(
     let named = (envelope.id.as_str(), caller);
     let recorder = server.timelines.begin(named, layer_count, asked_at);
     let prepared = Prepared::of(server, &mut request, (caller, seed)).await?;
+    if reading.heard.len() >= prepared.terms.max_tokens as usize {
+        let message = "the answer has as many tokens as were asked for";
+        return Err(ApiError::status(StatusCode::CONFLICT, message).with_code("session_ended"));
+    }
     let (key, ticket) = (reading.key, reading.ticket);
     let reader = match (reading.reader, &server.sessions) {
         (Some(reader), _) => reader,

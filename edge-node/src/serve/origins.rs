@@ -20,8 +20,10 @@ const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 const REQUEST_HEADERS: HeaderValue =
     HeaderValue::from_static("authorization, content-type, x-request-id");
-const RESPONSE_HEADERS: HeaderValue =
-    HeaderValue::from_static("x-request-id, x-edgeprompt-warning, retry-after");
+const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
+    "x-request-id, x-edgeprompt-warning, x-edgeprompt-session, x-edgeprompt-ticket, \
+     x-edgeprompt-seed, x-edgeprompt-cloud-prompt, retry-after",
+);
 
 /// An answer to one origin is no answer to another.
 const VARY: HeaderValue = HeaderValue::from_static("origin");

@@ -167,6 +167,13 @@ impl Edge {
         self.process.wait().unwrap()
     }
 
+    /// Ends the process without a word.
+    #[allow(dead_code, reason = "not every test program kills edges")]
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }

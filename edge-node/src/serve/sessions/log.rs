@@ -205,8 +205,9 @@ impl Reader {
             (Standing::Moved(moved), ReaderKind::Following) => Some(moved),
             _ => None,
         };
+        // What it has not read and is wiped here, it reads there.
         if let Some(moved) = moved
-            && self.next >= moved.len
+            && self.next >= moved.len.min(inner.entries.len())
         {
             return Some(News::Moved(moved.clone()));
         }

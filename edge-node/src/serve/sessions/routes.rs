@@ -13,6 +13,7 @@ use edgeprompt_protocol::{SessionKey, Ticket};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::log::Standing;
 use super::{Listed, MoveError, MoveReport, SessionHandle, Sessions};
 use crate::serve::access::Caller;
 use crate::serve::api_error::ApiError;
@@ -101,18 +102,31 @@ pub(crate) async fn hand_over_many(
     });
     let mut moving = JoinSet::new();
     for (order, key) in (0..).zip(named) {
-        let handle = sessions.find(key, &caller).ok_or_else(no_session)?;
+        let handle = sessions.find(key, &caller);
         let (sessions, target) = (sessions.clone(), target.clone());
         moving.spawn(async move {
-            let report = sessions.hand_over(handle, &target, -order).await;
-            match report {
-                Ok(report) => moved(key, &report),
-                Err(error) => json!({ "id": key.to_string(), "error": error.to_string() }),
-            }
+            let report = match handle {
+                Some(handle) => sessions.hand_over(handle, &target, -order).await,
+                // It ended after it was listed, or was never here.
+                None => Err(MoveError::Ended),
+            };
+            let tried = report.map_or_else(|error| kept(key, &error), |report| moved(key, &report));
+            (order, tried)
         });
     }
-    let data = moving.join_all().await;
+    let mut tried = moving.join_all().await;
+    tried.sort_by_key(|(order, _)| *order);
+    let data: Vec<Value> = tried.into_iter().map(|(_, tried)| tried).collect();
     Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+fn kept(key: SessionKey, error: &MoveError) -> Value {
+    json!({
+        "id": key.to_string(),
+        "object": "handover",
+        "error": error.to_string(),
+        "code": code(error),
+    })
 }
 
 fn target(fields: &Fields) -> Result<String, ApiError> {
@@ -138,17 +152,20 @@ fn moved(key: SessionKey, report: &MoveReport) -> Value {
 }
 
 fn not_moved(error: MoveError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        MoveError::Ended => {
-            ApiError::status(StatusCode::CONFLICT, message).with_code("session_ended")
-        }
-        MoveError::Busy | MoveError::NotBegun => {
-            ApiError::status(StatusCode::CONFLICT, message).with_code("session_busy")
-        }
+    let status = match error {
+        MoveError::Ended | MoveError::Busy | MoveError::NotBegun => StatusCode::CONFLICT,
         MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => {
-            ApiError::status(StatusCode::BAD_GATEWAY, message).with_code("handover_failed")
+            StatusCode::BAD_GATEWAY
         }
+    };
+    ApiError::status(status, error.to_string()).with_code(code(&error))
+}
+
+const fn code(error: &MoveError) -> &'static str {
+    match error {
+        MoveError::Ended => "session_ended",
+        MoveError::Busy | MoveError::NotBegun => "session_busy",
+        MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => "handover_failed",
     }
 }
 
@@ -186,7 +203,18 @@ pub(crate) async fn go_on(
     let name = http.extensions().get::<RequestId>().cloned();
     let fields = fields(http).await?;
     let asked = Asked::parse(key(&id)?, &fields)?;
+    let vocab_size = server.model.config.vocab_size;
+    if asked
+        .answered
+        .iter()
+        .any(|token| token.0 as usize >= vocab_size)
+    {
+        let message = format!("a token id is outside the vocabulary of {vocab_size}");
+        return Err(ApiError::field("token_ids", message));
+    }
     let handle = sessions.open(asked.key, asked.ticket);
+    // What is wiped here is in what the reader brings.
+    let handle = handle.filter(|handle| !(asked.takes() && handle.is_wiped_before(asked.epoch)));
     let reader = match (&handle, asked.claim) {
         (Some(handle), _) => asked.claim_of(handle).await?,
         (None, Claim::Take) => None,
@@ -202,6 +230,17 @@ pub(crate) async fn go_on(
         reader,
     };
     read(server, (asked.request, reading), (&caller, asked_at)).await
+}
+
+impl SessionHandle {
+    /// Whether all that was here went to another node, under an older right.
+    fn is_wiped_before(&self, epoch: Epoch) -> bool {
+        let log = &self.0.log;
+        match log.standing() {
+            Standing::Moved(moved) => log.len() < moved.len && moved.epoch < epoch,
+            Standing::Here(_) | Standing::Broken => false,
+        }
+    }
 }
 
 /// A reader and what it brings. Deliberately not `Debug`.
@@ -259,6 +298,10 @@ impl Asked {
                 .object("request")?
                 .ok_or_else(|| missing("request"))?,
         })
+    }
+
+    fn takes(&self) -> bool {
+        self.claim == Claim::Take
     }
 
     /// What reads the session, if it is here.
