@@ -1,5 +1,6 @@
 //! `benchmarks handover`: sessions that move from one edge node to the next.
 
+mod execution;
 mod simulation;
 
 use anyhow::Result;
@@ -14,6 +15,8 @@ pub(crate) struct HandoverArgs {
 
 #[derive(Subcommand)]
 enum What {
+    /// Two edge nodes over an emulated link: what users hear when their sessions move between them
+    Execute(Box<execution::ExecutionArgs>),
     /// The scenario of ctHO (arXiv 2603.28018), computed: what each strategy plans, beside the optimum
     Simulate(simulation::SimulationArgs),
 }
@@ -21,6 +24,7 @@ enum What {
 /// Does what is asked for.
 pub(crate) fn run(args: &HandoverArgs) -> Result<()> {
     match &args.what {
+        What::Execute(args) => execution::run(args),
         What::Simulate(args) => simulation::run(args),
     }
 }

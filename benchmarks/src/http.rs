@@ -27,6 +27,7 @@ pub(crate) struct Server {
 /// off are errors, after which there is no more.
 pub(crate) struct Events {
     lines: Reader,
+    head: Vec<String>,
     is_over: bool,
 }
 
@@ -43,7 +44,7 @@ impl Server {
 
     /// The body of a page.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
-        let mut reader = answer(self.send(&format!("GET {path} HTTP/1.0"), "")?)?;
+        let (mut reader, _) = answer(self.send(&format!("GET {path} HTTP/1.0"), "")?)?;
         let mut body = String::new();
         reader.read_to_string(&mut body)?;
         Ok(body)
@@ -55,10 +56,20 @@ impl Server {
         serde_json::from_str(&body).with_context(|| format!("{path} is no JSON"))
     }
 
+    /// Asks for an answer in JSON.
+    pub(crate) fn post_json(&self, path: &str, body: &Value) -> Result<Value> {
+        let (mut reader, _) = answer(self.post(path, body)?)?;
+        let mut body = String::new();
+        reader.read_to_string(&mut body)?;
+        serde_json::from_str(&body).with_context(|| format!("{path} is no JSON"))
+    }
+
     /// Asks for a streamed answer.
     pub(crate) fn stream(&self, path: &str, body: &Value) -> Result<Events> {
+        let (lines, head) = answer(self.post(path, body)?)?;
         Ok(Events {
-            lines: answer(self.post(path, body)?)?,
+            lines,
+            head,
             is_over: false,
         })
     }
@@ -87,24 +98,35 @@ impl Server {
     }
 }
 
-/// Reads an answer's head.
-fn answer(socket: TcpStream) -> Result<Reader> {
+impl Events {
+    /// A header of the answer, named in small letters.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.iter().filter_map(|line| line.split_once(':'));
+        let found = headers.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim())
+    }
+}
+
+/// Reads an answer's head: its lines after the first.
+fn answer(socket: TcpStream) -> Result<(Reader, Vec<String>)> {
     let mut reader = BufReader::new(socket.take(ANSWER_BYTES_MAX));
     let mut status = String::new();
     reader.read_line(&mut status).context("no answer came")?;
+    let mut head = Vec::new();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         if line.trim().is_empty() {
             break;
         }
+        head.push(line);
     }
     if !status.contains(" 200 ") {
         let mut body = String::new();
         reader.read_to_string(&mut body)?;
         bail!("{}: {body}", status.trim());
     }
-    Ok(reader)
+    Ok((reader, head))
 }
 
 impl Iterator for Events {

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -49,12 +50,15 @@ pub(crate) struct NodeSpec {
     pub(crate) args: Vec<OsString>,
     /// Where its log goes; to the harness's own otherwise.
     pub(crate) log: Option<PathBuf>,
+    /// Threads that compute in it, if not as many as it likes.
+    pub(crate) threads: Option<NonZeroU32>,
 }
 
 /// A serving node; dropping it ends it as a crash would.
 pub(crate) struct ServingNode {
     child: Child,
     addr: String,
+    session_addr: Option<String>,
 }
 
 /// The edge process: serves until it is killed.
@@ -112,7 +116,12 @@ impl ServingNode {
     pub(crate) fn start(spec: &NodeSpec) -> Result<Self> {
         let name = spec.node.subcommand();
         let program = std::env::current_exe().context("this program's own path is not known")?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if let Some(threads) = spec.threads {
+            // Tensor operations run on rayon's global pool, which asks for this once.
+            command.env("RAYON_NUM_THREADS", threads.to_string());
+        }
+        let mut child = command
             .arg(name)
             .args(&spec.args)
             .stdin(Stdio::piped())
@@ -128,6 +137,7 @@ impl ServingNode {
         let mut node = Self {
             child,
             addr: String::new(),
+            session_addr: None,
         };
         if let (Some(mut log), Some(path)) = (log, &spec.log) {
             let mut file = File::options().create(true).append(true).open(path)?;
@@ -135,7 +145,11 @@ impl ServingNode {
             std::thread::spawn(move || std::io::copy(&mut log, &mut file));
         }
         for line in BufReader::new(out).lines() {
-            if let Some(addr) = line?.strip_prefix("listening on ") {
+            let line = line?;
+            if let Some(addr) = line.strip_prefix("listening for sessions on ") {
+                node.session_addr = Some(addr.to_owned());
+            }
+            if let Some(addr) = line.strip_prefix("listening on ") {
                 node.addr = addr.trim_start_matches("http://").to_owned();
                 return Ok(node);
             }
@@ -149,6 +163,11 @@ impl ServingNode {
     /// Where it listens.
     pub(crate) fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// Where other edges bring it sessions, if it takes any.
+    pub(crate) fn session_addr(&self) -> Option<&str> {
+        self.session_addr.as_deref()
     }
 
     /// The number of its process.

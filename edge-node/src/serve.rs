@@ -34,6 +34,7 @@ mod shelf;
 pub mod sources;
 mod status;
 mod status_line;
+mod step_times;
 pub mod stop;
 mod stopwatch;
 pub mod tally;

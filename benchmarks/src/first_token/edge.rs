@@ -41,6 +41,7 @@ impl Edge {
             node: Node::Edge,
             args,
             log: None,
+            threads: None,
         })?;
         let edge = Self {
             server: Server::at(process.addr()),

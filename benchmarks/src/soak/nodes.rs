@@ -81,6 +81,7 @@ impl Nodes {
                 .map(Into::into)
                 .collect(),
             log: Some(new_log(setting.log_dir, "soak-cloud.log")?),
+            threads: None,
         };
         cloud_spec
             .args
@@ -102,6 +103,7 @@ impl Nodes {
             node: Node::Edge,
             args: edge_arguments(setting, &link, (dir.path(), disk.path())),
             log: Some(new_log(setting.log_dir, "soak-edge.log")?),
+            threads: None,
         })?;
         Ok(Self {
             cloud: Some(cloud),

@@ -10,13 +10,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use edgeprompt_engine::{
-    Engine, EngineLimits, Finish, Generation, KvChunk, NotRestored, Output, PassEvent, Progressed,
-    ScheduledRow, SequenceId, SubmitError,
+    Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed, ScheduledRow,
+    SequenceId, SubmitError,
 };
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::Model;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::serve::step_times::StepWatch;
 use crate::serve::tally::{Load, PromptTokens, Tally};
 use crate::serve::timelines::Recorder;
 
@@ -67,7 +68,7 @@ enum Moving {
     Release,
     Extend(Vec<TokenId>),
     TakeOut(Range<usize>, oneshot::Sender<KvChunk>),
-    PutIn(KvChunk, oneshot::Sender<Result<Progressed, NotRestored>>),
+    PutIn(KvChunk, oneshot::Sender<()>),
     Progress(oneshot::Sender<Progressed>),
     Wipe,
 }
@@ -100,9 +101,12 @@ impl Mover {
         self.ask(|reply| Moving::TakeOut(tokens, reply)).await
     }
 
-    /// Puts keys and values in; `None` if the generation has ended.
-    pub(crate) async fn put_in(&self, chunk: KvChunk) -> Option<Result<Progressed, NotRestored>> {
-        self.ask(|reply| Moving::PutIn(chunk, reply)).await
+    /// Puts keys and values in, as far as they fit, before anything that is told later; the answer comes
+    /// when they are.
+    pub(crate) fn put_in(&self, chunk: KvChunk) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Moving::PutIn(chunk, reply));
+        answer
     }
 
     /// How far it is; `None` if it has ended.
@@ -288,8 +292,14 @@ impl Worker {
             }
             self.gauge();
             let expected = &self.expected;
-            let mut record = |event, rows: &[ScheduledRow]| note(expected, event, rows);
-            match self.engine.step_told(&mut record) {
+            let mut watch = StepWatch::begin();
+            let mut record = |event, rows: &[ScheduledRow]| {
+                watch.heard(event, rows);
+                note(expected, event, rows);
+            };
+            let stepped = self.engine.step_told(&mut record);
+            self.tally.step_times().note(&watch);
+            match stepped {
                 Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
                 // Nothing to compute before something happens.
                 None => match commands.recv() {
@@ -350,9 +360,10 @@ impl Worker {
                 let _ = self.engine.take_out(id, tokens).map(|kv| reply.send(kv));
             }
             Moving::PutIn(chunk, reply) => {
-                let put = self.engine.put_in(id, chunk);
-                let at = self.engine.progress(id);
-                let _ = at.map(|at| reply.send(put.map(|()| at)));
+                if let Err(error) = self.engine.put_in(id, chunk) {
+                    tracing::debug!(%error, "keys and values of a session are computed here");
+                }
+                let _ = reply.send(());
             }
             Moving::Progress(reply) => {
                 let _ = self.engine.progress(id).map(|at| reply.send(at));

@@ -11,6 +11,7 @@ mod facts;
 mod keeper;
 mod links;
 mod log;
+mod planned;
 mod relay;
 pub(crate) mod routes;
 
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use edgeprompt_handover::planning::choose::{Decision, Handovers, LeavingSession, choose};
+use edgeprompt_handover::planning::choose::LeavingSession;
 use edgeprompt_handover::planning::kv_size::KvTokenBits;
 use edgeprompt_handover::planning::link_rate::LinkRate;
 use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel};
@@ -29,7 +30,7 @@ use edgeprompt_handover::session::{ClaimReply, Epoch, Patience};
 use edgeprompt_kv::{KvDtype, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{SessionKey, Ticket};
-use edgeprompt_transport::{LinkEstimate, PeerEndpoint};
+use edgeprompt_transport::{LinkEstimate, PeerEndpoint, PeerLink};
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,6 +45,7 @@ use crate::serve::segments::CloudPrompts;
 use crate::serve::sessions::keeper::{Command, Keeper};
 use crate::serve::sessions::links::Links;
 use crate::serve::sessions::log::{Log, Standing};
+use crate::serve::sessions::planned::{Plan, Way, plan};
 
 /// Messages of one session that wait for its keeper.
 const COMMANDS_MAX: usize = 256;
@@ -132,6 +134,17 @@ struct Handle {
     log: Arc<Log>,
     ticket: Ticket,
     caller: Option<Caller>,
+    /// Tokens of the private prompt, and of the cloud prompt before it.
+    prompt_lens: (usize, usize),
+}
+
+/// Where sessions are to go, and how.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    /// One of the targets that this edge has.
+    pub(crate) target: String,
+    /// `None` for what this edge thinks best.
+    pub(crate) strategy: Option<Strategy>,
 }
 
 /// A session as its user may see it.
@@ -187,6 +200,13 @@ impl Sessions {
             log: Arc::clone(log),
             ticket: facts.ticket,
             caller: facts.caller.clone(),
+            prompt_lens: (
+                facts.prompt.len(),
+                facts
+                    .cloud
+                    .as_ref()
+                    .map_or(0, |(_, cloud)| cloud.tokens.len()),
+            ),
         };
         let handle = NewHandle {
             key: facts.key,
@@ -214,32 +234,50 @@ impl Sessions {
         });
     }
 
-    /// Moves a session of `caller` to another edge; returns once that has it, or does not want it.
-    ///
-    /// # Errors
-    /// [`MoveError`].
+    /// Moves sessions to another edge, together: the first of them has the link first. Returns once
+    /// that has them, or does not want them.
     pub(crate) async fn hand_over(
         &self,
-        handle: SessionHandle,
-        target: &str,
-        priority: i32,
-    ) -> Result<MoveReport, MoveError> {
-        let addr = self.0.config.targets.resolve(target).await?;
+        leaving: Vec<SessionHandle>,
+        wish: &Wish,
+    ) -> Vec<Result<MoveReport, MoveError>> {
         let began_at = Instant::now();
+        let (addr, link) = match self.reach(&wish.target).await {
+            Ok(reached) => reached,
+            Err(error) => return leaving.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let sessions: Vec<_> = leaving.iter().map(SessionHandle::leaving).collect();
+        let plans = self.decide(&sessions, link.estimate(), wish.strategy);
+        let mut answers = Vec::new();
+        for ((priority, handle), plan) in (0..).zip(leaving).zip(plans) {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::HandOver {
+                addr,
+                target: wish.target.clone(),
+                link: link.clone(),
+                priority: -priority,
+                plan,
+                began_at,
+                reply,
+            };
+            let sent = handle.0.commands.send(command).await;
+            answers.push(sent.map(|()| answer));
+        }
+        let mut reports = Vec::new();
+        for answer in answers {
+            reports.push(match answer {
+                Ok(answer) => answer.await.unwrap_or(Err(MoveError::Ended)),
+                Err(_) => Err(MoveError::Ended),
+            });
+        }
+        reports
+    }
+
+    async fn reach(&self, target: &str) -> Result<(SocketAddr, PeerLink), MoveError> {
+        let addr = self.0.config.targets.resolve(target).await?;
         let link = self.0.links.to(addr).await;
         let link = link.map_err(|error| MoveError::Unreachable(error.to_string()))?;
-        let (reply, answer) = oneshot::channel();
-        let command = Command::HandOver {
-            addr,
-            target: target.to_owned(),
-            link,
-            priority,
-            began_at,
-            reply,
-        };
-        let sent = handle.0.commands.send(command).await;
-        sent.map_err(|_| MoveError::Ended)?;
-        answer.await.map_err(|_| MoveError::Ended)?
+        Ok((addr, link))
     }
 
     /// A session of this caller.
@@ -271,36 +309,48 @@ impl Sessions {
         listed
     }
 
-    /// How to move a session.
-    fn decide(&self, session: LeavingSession, link: Option<LinkEstimate>) -> Option<Decision> {
+    /// How to move sessions that leave together, in their order.
+    fn decide(
+        &self,
+        sessions: &[LeavingSession],
+        link: Option<LinkEstimate>,
+        only: Option<Strategy>,
+    ) -> Vec<Plan> {
+        let only = only.or(self.0.config.strategy);
+        let planned = match self.way(link) {
+            Some(way) => plan(sessions, &way, only),
+            None => return vec![Plan::UNPLANNED; sessions.len()],
+        };
+        planned.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no way to move sessions is predicted");
+            vec![Plan::UNPLANNED; sessions.len()]
+        })
+    }
+
+    /// What this node has measured. The target is taken to compute as fast.
+    fn way(&self, link: Option<LinkEstimate>) -> Option<Way> {
         let Shared { node, config, .. } = &*self.0;
         let geometry = &node.model.geometry;
-        let token_bytes = geometry.layer_bytes(64, config.dtype) * geometry.layer_count() as usize;
+        let layers = f64::from(geometry.layer_count());
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let token_bytes = token_bytes as f64 / 64.0;
-        let layer = node.speed.layer(1).as_secs_f64();
-        let prefill = PrefillCoefficients {
-            per_token_s: layer * f64::from(geometry.layer_count()),
+        let layer_bytes = geometry.layer_bytes(64, config.dtype) as f64 / 64.0;
+        let times = node.generator.tally().step_times();
+        let prefill = times.prefill().unwrap_or_else(|| PrefillCoefficients {
+            per_token_s: node.speed.layer(1).as_secs_f64() * layers,
             ..PrefillCoefficients::default()
-        };
+        });
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let rate = link.map_or(RATE_UNKNOWN, |link| link.rate.as_bits_per_second() as f64);
         let costs = Costs {
-            kv: KvTokenBits::of_measured_bytes(token_bytes).ok()?,
+            kv: KvTokenBits::of_measured_bytes(layer_bytes * layers).ok()?,
             prefill: PrefillModel::new(prefill).ok()?,
             link: LinkRate::constant(rate.max(1.0)).ok()?,
         };
-        let only = config.strategy.map(|only| [only]);
-        let decision = choose(Handovers {
-            sessions: &[session],
-            costs: &costs,
-            block_len: u32::try_from(departure::BLOCK_LEN).unwrap_or(1),
-            strategies: only.as_ref().map_or(&STRATEGIES, |only| only.as_slice()),
-            now: Duration::ZERO,
-        });
-        decision
-            .inspect_err(|error| tracing::warn!(%error, "no way to move a session is predicted"))
-            .ok()
+        Some(Way {
+            costs,
+            rtt: link.map_or(Duration::ZERO, |link| link.rtt),
+            decode: times.decode().unwrap_or_default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Handle>> {
@@ -311,16 +361,13 @@ impl Sessions {
     }
 }
 
-/// What may be chosen: copying ahead is as good as anything where there is time for it, and the
-/// source goes on meanwhile.
-const STRATEGIES: [Strategy; 2] = [Strategy::PreCopy, Strategy::Token];
-
 struct NewHandle {
     key: SessionKey,
     handle: Handle,
 }
 
 /// A session that somebody may have to do with.
+#[derive(Clone)]
 pub(crate) struct SessionHandle(Handle);
 
 impl SessionHandle {
@@ -353,6 +400,18 @@ impl SessionHandle {
     /// Reads on, and follows the session.
     pub(crate) fn read(&self, from: usize) -> Reader {
         self.0.log.reader(from, ReaderKind::Following)
+    }
+
+    /// As a plan needs it.
+    fn leaving(&self) -> LeavingSession {
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (private_len, cloud_len) = self.0.prompt_lens;
+        LeavingSession {
+            context_len: small(private_len + self.0.log.len()),
+            past_len: small(cloud_len),
+            leaves_in: Duration::ZERO,
+            decode_tokens_per_s: 0.0,
+        }
     }
 
     fn epoch(&self) -> Epoch {

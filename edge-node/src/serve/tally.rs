@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use edgeprompt_telemetry::names;
 
+use crate::serve::step_times::StepTimes;
+
 /// Counts of one engine. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Tally(Arc<Counters>);
@@ -19,6 +21,7 @@ struct Counters {
     hit_tokens: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
+    step_times: StepTimes,
 }
 
 /// The engine at one moment.
@@ -62,7 +65,9 @@ pub struct Counts {
 
 impl PromptTokens {
     /// The same, if so many of those to be computed turn out to be there.
-    pub(crate) const fn sharing(self, shared: usize) -> Self {
+    pub(crate) fn sharing(self, shared: usize) -> Self {
+        // Of one that was begun elsewhere, tokens of the answer may be there as well.
+        let shared = shared.min(self.computed);
         Self {
             here: self.here + shared,
             computed: self.computed - shared,
@@ -72,6 +77,11 @@ impl PromptTokens {
 }
 
 impl Tally {
+    /// How long the engine's steps take.
+    pub(crate) fn step_times(&self) -> &StepTimes {
+        &self.0.step_times
+    }
+
     /// The engine is so busy.
     #[expect(clippy::cast_precision_loss, reason = "counts for a gauge")]
     pub(crate) fn load(&self, load: Load) {

@@ -1,6 +1,8 @@
 //! Sessions that other edges bring, and readers of sessions that are here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use edgeprompt_protocol::{
 use edgeprompt_transport::{
     CloudEndpoint, IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender, Stopped,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, timeout};
 
@@ -24,7 +26,7 @@ use super::keeper::{Command, Keeper};
 use super::log::{Log, News, ReaderKind, Standing, answer_token, last_token};
 use super::{Facts, PATIENCE, SessionHandle, Sessions};
 use crate::private::PrivateTokens;
-use crate::serve::generator::Begun;
+use crate::serve::generator::{Begun, Mover};
 
 /// Answers of one move that wait for a slow link.
 const ANSWERS_MAX: usize = 256;
@@ -33,7 +35,10 @@ const ANSWERS_MAX: usize = 256;
 const ALIVE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Chunks of keys and values that wait for the tokens they are of.
-const CHUNKS_WAITING_MAX: usize = 64;
+const CHUNKS_WAITING_MAX: usize = 16;
+
+/// Chunks that wait for the engine's step to end; the link waits for those that would be more.
+const CHUNKS_PUT_IN_MAX: usize = 16;
 
 /// How long a cloud prompt may take to be had for a session that comes.
 const CLOUD_PROMPT_PATIENCE: Duration = Duration::from_secs(3);
@@ -48,6 +53,37 @@ pub(super) struct Arrival {
     /// When keys and values came last.
     pub(super) kv_at: Option<Instant>,
     waiting: Vec<KvChunk>,
+    /// On their way to the engine.
+    put_in: VecDeque<oneshot::Receiver<()>>,
+    pub(super) progress: Progress,
+}
+
+/// How far the engine is with a session that comes, as far as it has told.
+#[derive(Default)]
+pub(super) struct Progress {
+    computed: Arc<AtomicUsize>,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// Tokens that were computed when it was last asked.
+    pub(super) fn known(&self) -> usize {
+        self.computed.load(Ordering::Relaxed)
+    }
+
+    /// Asks, unless that is under way.
+    pub(super) fn ask(&self, mover: Mover) {
+        if self.is_asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (computed, is_asked) = (Arc::clone(&self.computed), Arc::clone(&self.is_asked));
+        tokio::spawn(async move {
+            if let Some(progress) = mover.progress().await {
+                computed.store(progress.computed_count, Ordering::Relaxed);
+            }
+            is_asked.store(false, Ordering::Relaxed);
+        });
+    }
 }
 
 impl Arrival {
@@ -57,6 +93,17 @@ impl Arrival {
         if self.waiting.len() < CHUNKS_WAITING_MAX {
             self.waiting.push(chunk);
         }
+    }
+
+    /// Gives a chunk to the engine, which takes it between two steps.
+    pub(super) async fn put_in(&mut self, chunk: KvChunk, mover: &Mover) {
+        if self.put_in.len() >= CHUNKS_PUT_IN_MAX
+            && let Some(oldest) = self.put_in.pop_front()
+        {
+            // An engine that has stopped takes nothing more.
+            let _ = oldest.await;
+        }
+        self.put_in.push_back(mover.put_in(chunk));
     }
 
     /// The next chunk of tokens that are known, in the order in which they came.
@@ -239,6 +286,8 @@ impl Sessions {
             activated_at: None,
             kv_at: None,
             waiting: Vec::new(),
+            put_in: VecDeque::new(),
+            progress: Progress::default(),
         });
         self.keep(handle, keeper, commands);
         Ok(())
@@ -254,14 +303,21 @@ impl Sessions {
             return Ok(());
         };
         let model = Arc::clone(&self.0.node.model);
-        while let Some(chunk) = receive_chunk(&mut receiver, &model).await? {
-            if keeper.send(Command::Kv(chunk)).await.is_err() {
-                return Ok(());
+        let ended = loop {
+            match receive_chunk(&mut receiver, &model).await {
+                Ok(Some(chunk)) => {
+                    if keeper.send(Command::Kv(chunk)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => break Ok(()),
+                // What is missing is computed.
+                Err(error) => break Err(error),
             }
-        }
+        };
         // A keeper that is gone needs no word.
         let _ = keeper.send(Command::KvEnded).await;
-        Ok(())
+        ended
     }
 
     /// Another edge reads a session, for a user who stays there.

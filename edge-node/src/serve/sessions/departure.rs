@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edgeprompt_engine::{KvChunk, layer_from_view};
@@ -18,14 +18,18 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use crate::serve::generator::Mover;
 use crate::serve::sessions::keeper::Command;
 use crate::serve::sessions::links::Links;
+use crate::serve::sessions::planned::Plan;
 
 /// Messages of one move that wait for a slow link; the machine repeats what is lost.
 const WAITING_MAX: usize = 1024;
 
 /// Bytes of keys and values that are sent in one chunk, about, and tokens at least and at most.
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 4 << 20;
 const CHUNK_LEN_MAX: usize = 256;
 pub(crate) const BLOCK_LEN: usize = 16;
+
+/// How long copying ahead may take before the session goes over as it is.
+pub(crate) const COPYING_MAX: Duration = Duration::from_secs(20);
 
 /// What a move came to.
 #[derive(Clone, Debug)]
@@ -75,9 +79,7 @@ pub(crate) struct Departure {
     pub(crate) target: String,
     pub(crate) url: Option<String>,
     pub(crate) reply: Option<oneshot::Sender<Result<MoveReport, MoveError>>>,
-    pub(crate) strategy: Strategy,
-    pub(crate) predicted_s: f64,
-    pub(crate) prefill_len: usize,
+    pub(crate) plan: Plan,
     pub(crate) began_at: Instant,
     pub(crate) switched_at: Option<Instant>,
     /// Until they are all sent.
@@ -143,9 +145,7 @@ pub(crate) struct Beginning {
     pub(crate) target: String,
     pub(crate) link: PeerLink,
     pub(crate) reply: oneshot::Sender<Result<MoveReport, MoveError>>,
-    pub(crate) strategy: Strategy,
-    pub(crate) predicted_s: f64,
-    pub(crate) prefill_len: usize,
+    pub(crate) plan: Plan,
     pub(crate) began_at: Instant,
     pub(crate) priority: i32,
 }
@@ -163,9 +163,7 @@ impl Departure {
             target,
             link,
             reply,
-            strategy,
-            predicted_s,
-            prefill_len,
+            plan,
             began_at,
             priority,
         } = beginning;
@@ -183,9 +181,7 @@ impl Departure {
             target,
             url: None,
             reply: Some(reply),
-            strategy,
-            predicted_s,
-            prefill_len,
+            plan,
             began_at,
             switched_at: None,
             kv: None,
@@ -247,11 +243,11 @@ impl Departure {
             target: self.target.clone(),
             url: self.url.clone(),
             epoch,
-            strategy: self.strategy,
-            predicted_s: self.predicted_s,
+            strategy: self.plan.strategy,
+            predicted_s: self.plan.predicted.as_secs_f64(),
             took_s: since(self.began_at),
             switch_s: self.switched_at.map_or(0.0, since),
-            prefill_len: self.prefill_len.min(private_len),
+            prefill_len: self.plan.prefill_len.min(private_len),
             kv_tokens: self.sent.tokens.load(Ordering::Relaxed),
             kv_bytes: self.sent.bytes.load(Ordering::Relaxed),
         };

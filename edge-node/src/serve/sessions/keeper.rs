@@ -19,6 +19,7 @@ use tokio::time::sleep_until;
 use super::arrival::Arrival;
 use super::departure::{Departure, MoveError, MoveReport};
 use super::log::{Entry, Log, MovedTo, ReaderKind, Standing};
+use super::planned::Plan;
 use super::relay::Relay;
 use super::{Facts, PATIENCE, Sessions};
 use crate::serve::generator::Tokens;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
         target: String,
         link: PeerLink,
         priority: i32,
+        plan: Plan,
         began_at: Instant,
         reply: oneshot::Sender<Result<MoveReport, MoveError>>,
     },
@@ -209,7 +211,7 @@ impl Keeper {
         // A user who stays has nobody else to come back from.
         let is_plain = self.facts.caller.is_some() && self.facts.reader == ReaderKind::Staying;
         match unread {
-            Some(_) if is_plain && self.seat.phase().is_none() => true,
+            Some(_) if is_plain && self.departure.is_none() => true,
             Some(unread) if ended => unread >= MEMORY,
             Some(unread) => unread >= self.unread_max,
             None => false,
@@ -271,9 +273,10 @@ impl Keeper {
                 target,
                 link,
                 priority,
+                plan,
                 began_at,
                 reply,
-            } => self.leave((addr, target, link), (priority, began_at), reply),
+            } => self.leave((addr, target, link), (priority, plan, began_at), reply),
             Command::Answer(answer) => self.answered(answer).await,
             Command::Order(order, answers) => self.ordered(order, answers).await,
             Command::Kv(chunk) => {
@@ -332,7 +335,7 @@ impl Keeper {
     async fn act_once(&mut self, action: SeatAction) {
         match action {
             SeatAction::ToTarget(order) => self.say(order),
-            SeatAction::ToSource(answer) => self.reply(answer).await,
+            SeatAction::ToSource(answer) => self.reply(answer),
             SeatAction::Activate { epoch, .. } => {
                 self.log.stands(Standing::Here(epoch));
                 if let Some(arrival) = &mut self.arrival {

@@ -11,10 +11,9 @@ use edgeprompt_handover::session::{Claim, ClaimReply, Epoch};
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{SessionKey, Ticket};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use super::log::Standing;
-use super::{Listed, MoveError, MoveReport, SessionHandle, Sessions};
+use super::{Listed, MoveError, MoveReport, SessionHandle, Sessions, Wish};
 use crate::serve::access::Caller;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::{Reading, read};
@@ -70,11 +69,12 @@ pub(crate) async fn hand_over(
 ) -> Result<Json<Value>, ApiError> {
     let sessions = sessions(app.server()?)?;
     let caller = caller(&http)?;
-    let target = target(&fields(http).await?)?;
+    let wish = wish(&fields(http).await?)?;
     let key = key(&id)?;
     let handle = sessions.find(key, &caller).ok_or_else(no_session)?;
-    let report = sessions.hand_over(handle, &target, 0).await;
+    let report = sessions.hand_over(vec![handle], &wish).await.pop();
     report
+        .unwrap_or(Err(MoveError::Ended))
         .map(|report| Json(moved(key, &report)))
         .map_err(not_moved)
 }
@@ -87,7 +87,7 @@ pub(crate) async fn hand_over_many(
     let sessions = sessions(app.server()?)?;
     let caller = caller(&http)?;
     let fields = fields(http).await?;
-    let target = target(&fields)?;
+    let wish = wish(&fields)?;
     let expected = format!("a list of up to {BATCH_MAX} session ids");
     let named = fields.read("sessions", &expected, |value| {
         let ids = value.as_array().filter(|ids| ids.len() <= BATCH_MAX)?;
@@ -100,23 +100,21 @@ pub(crate) async fn hand_over_many(
         let here = here.iter().filter(|session| session.state == "here");
         here.map(|session| session.key).take(BATCH_MAX).collect()
     });
-    let mut moving = JoinSet::new();
-    for (order, key) in (0..).zip(named) {
-        let handle = sessions.find(key, &caller);
-        let (sessions, target) = (sessions.clone(), target.clone());
-        moving.spawn(async move {
-            let report = match handle {
-                Some(handle) => sessions.hand_over(handle, &target, -order).await,
-                // It ended after it was listed, or was never here.
-                None => Err(MoveError::Ended),
-            };
-            let tried = report.map_or_else(|error| kept(key, &error), |report| moved(key, &report));
-            (order, tried)
-        });
-    }
-    let mut tried = moving.join_all().await;
-    tried.sort_by_key(|(order, _)| *order);
-    let data: Vec<Value> = tried.into_iter().map(|(_, tried)| tried).collect();
+    // One that ended after it was listed, or was never here, holds up no other.
+    let handles: Vec<_> = named
+        .iter()
+        .map(|key| sessions.find(*key, &caller))
+        .collect();
+    let here = handles.iter().flatten().cloned().collect();
+    let mut reports = sessions.hand_over(here, &wish).await.into_iter();
+    let tried = named.iter().zip(&handles).map(|(key, handle)| {
+        let report = handle.as_ref().and_then(|_| reports.next());
+        match report.unwrap_or(Err(MoveError::Ended)) {
+            Ok(report) => moved(*key, &report),
+            Err(error) => kept(*key, &error),
+        }
+    });
+    let data: Vec<Value> = tried.collect();
     Ok(Json(json!({ "object": "list", "data": data })))
 }
 
@@ -129,9 +127,14 @@ fn kept(key: SessionKey, error: &MoveError) -> Value {
     })
 }
 
-fn target(fields: &Fields) -> Result<String, ApiError> {
+fn wish(fields: &Fields) -> Result<Wish, ApiError> {
     let target = fields.text("target")?;
-    target.ok_or_else(|| ApiError::field("target", "target is missing"))
+    let expected = "one of token, cache, joint, stream and precopy";
+    let strategy = fields.read("strategy", expected, |value| value.as_str()?.parse().ok())?;
+    Ok(Wish {
+        target: target.ok_or_else(|| ApiError::field("target", "target is missing"))?,
+        strategy,
+    })
 }
 
 fn moved(key: SessionKey, report: &MoveReport) -> Value {

@@ -8,22 +8,23 @@ use super::Keeper;
 use crate::serve::generator::{Mover, Tokens};
 
 impl Keeper {
-    pub(super) async fn reply(&mut self, answer: ToSource) {
-        let progress = match &self.local {
-            Some(local) => local.mover().progress().await,
-            None => None,
-        };
-        let computed = progress.map_or(0, |progress| progress.computed_count);
+    /// Answers the source at once, with how far this node is known to be. The engine tells that between
+    /// two steps, which may take longer than a source has patience.
+    pub(super) fn reply(&mut self, answer: ToSource) {
         let url = matches!(answer, ToSource::Accepted { .. } | ToSource::Active { .. })
             .then(|| self.sessions.0.config.url.clone());
-        if let Some(arrival) = &self.arrival {
-            // A source that does not listen asks again.
-            let _ = arrival.answers.try_send(MoveAnswer {
-                answer,
-                computed_len: u32::try_from(computed).unwrap_or(u32::MAX),
-                refusal: None,
-                url,
-            });
+        let Some(arrival) = &self.arrival else {
+            return;
+        };
+        // A source that does not listen asks again.
+        let _ = arrival.answers.try_send(MoveAnswer {
+            answer,
+            computed_len: u32::try_from(arrival.progress.known()).unwrap_or(u32::MAX),
+            refusal: None,
+            url,
+        });
+        if let Some(local) = &self.local {
+            arrival.progress.ask(local.mover());
         }
     }
 
@@ -58,7 +59,9 @@ impl Keeper {
         }
     }
 
-    /// Keys and values from the source; those of tokens that are not known yet wait for them.
+    /// Keys and values from the source; those of tokens that are not known yet wait for them. The
+    /// engine takes them between two steps, all that have come by then, before it goes on with the
+    /// session; what does not fit is computed.
     pub(super) async fn put_in(&mut self) {
         let known = self.private_len();
         let mover: Option<Mover> = self.local.as_ref().map(Tokens::mover);
@@ -66,10 +69,7 @@ impl Keeper {
             return;
         };
         while let Some(chunk) = arrival.next_of(known) {
-            if let Some(Err(error)) = mover.put_in(chunk).await {
-                tracing::debug!(%error, "keys and values of a session are computed here");
-                arrival.kv_ended = true;
-            }
+            arrival.put_in(chunk, &mover).await;
         }
     }
 

@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use edgeprompt_handover::planning::choose::LeavingSession;
 use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_handover::session::{Epoch, GivenUp, ToTarget, Ue};
 use edgeprompt_protocol::{Move, MoveAnswer, SessionOffer};
@@ -15,19 +14,17 @@ use tokio::sync::oneshot;
 use super::{Keeper, next};
 use crate::serve::sessions::PATIENCE;
 use crate::serve::sessions::departure::{
-    BLOCK_LEN, Beginning, Departure, KvBound, MoveError, MoveReport, Out,
+    BLOCK_LEN, Beginning, COPYING_MAX, Departure, KvBound, MoveError, MoveReport, Out,
 };
 use crate::serve::sessions::log::{MovedTo, Standing};
-
-/// How long copying ahead may take before the session goes over as it is.
-const COPYING_MAX: Duration = Duration::from_secs(20);
+use crate::serve::sessions::planned::{BLOCKS_MISSING_MAX, Plan, Tail};
 
 impl Keeper {
     /// Begins to leave for another node.
     pub(super) fn leave(
         &mut self,
         (addr, target, link): (SocketAddr, String, PeerLink),
-        (priority, began_at): (i32, Instant),
+        (priority, plan, began_at): (i32, Plan, Instant),
         reply: oneshot::Sender<Result<MoveReport, MoveError>>,
     ) {
         let refused = match () {
@@ -42,33 +39,12 @@ impl Keeper {
             let _ = reply.send(Err(refused));
             return;
         }
-        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let cloud_len = self
-            .facts
-            .cloud
-            .as_ref()
-            .map_or(0, |(_, cloud)| cloud.tokens.len());
-        let leaving = LeavingSession {
-            context_len: small(self.private_len()),
-            past_len: small(cloud_len),
-            leaves_in: Duration::ZERO,
-            decode_tokens_per_s: 0.0,
-        };
-        let decision = self.sessions.decide(leaving, link.estimate());
-        let strategy = decision.as_ref().map_or(Strategy::Token, |it| it.strategy);
-        let prefill = decision.as_ref().and_then(|it| it.sessions.first());
-        let prefill_len = prefill.map_or(usize::MAX, |it| it.prefill.end as usize);
         let beginning = Beginning {
             addr,
             target,
             link,
             reply,
-            strategy,
-            predicted_s: decision.map_or(0.0, |it| it.worst_delay.as_secs_f64()),
-            prefill_len: match strategy {
-                Strategy::Token => usize::MAX,
-                _ => prefill_len,
-            },
+            plan,
             began_at,
             priority,
         };
@@ -96,11 +72,12 @@ impl Keeper {
         if !was_accepted {
             self.begin_kv();
         }
-        let is_copied = answer.computed_len as usize + 2 * BLOCK_LEN >= self.private_len();
+        let is_copied =
+            answer.computed_len as usize + BLOCKS_MISSING_MAX * BLOCK_LEN >= self.private_len();
         let departure = self.departure.as_ref();
         let goes = departure.is_some_and(|departure| {
             let waited = departure.began_at.elapsed();
-            departure.strategy != Strategy::PreCopy || is_copied || waited >= COPYING_MAX
+            departure.plan.strategy != Strategy::PreCopy || is_copied || waited >= COPYING_MAX
         });
         if goes {
             self.switch().await;
@@ -112,11 +89,11 @@ impl Keeper {
         let (Some(departure), Some(local)) = (&mut self.departure, &self.local) else {
             return;
         };
-        if departure.prefill_len >= known {
+        if departure.plan.prefill_len >= known {
             return;
         }
         let bound = KvBound {
-            known: match departure.strategy {
+            known: match departure.plan.strategy {
                 Strategy::PreCopy => known,
                 // Nothing before it has stopped.
                 _ => 0,
@@ -129,7 +106,7 @@ impl Keeper {
             local.mover(),
             (self.facts.key, epoch),
             (geometry, self.sessions.0.config.dtype),
-            (departure.prefill_len, bound),
+            (departure.plan.prefill_len, bound),
         );
     }
 
@@ -158,9 +135,10 @@ impl Keeper {
         if let Some(departure) = &mut self.departure {
             departure.switched_at = Some(Instant::now());
             if let Some(kv) = &departure.kv {
-                let end = match departure.strategy {
-                    // What is missing is computed sooner than it is sent.
-                    Strategy::PreCopy => held.computed_count / BLOCK_LEN * BLOCK_LEN,
+                let end = match (departure.plan.strategy, departure.plan.tail) {
+                    // The chunk on its way is the last one.
+                    (Strategy::PreCopy, Tail::Computed) => 0,
+                    (Strategy::PreCopy, Tail::Sent) => held.computed_count / BLOCK_LEN * BLOCK_LEN,
                     _ => held.computed_count,
                 };
                 kv.bound.send_modify(|bound| bound.end = Some(end));
@@ -192,7 +170,7 @@ impl Keeper {
         let prefill_len = self
             .departure
             .as_ref()
-            .map_or(usize::MAX, |it| it.prefill_len);
+            .map_or(usize::MAX, |it| it.plan.prefill_len);
         SessionOffer {
             session: self.facts.key,
             ticket: self.facts.ticket,
@@ -246,7 +224,7 @@ impl Keeper {
                 GivenUp::Silent => MoveError::Silent,
                 GivenUp::Finished => MoveError::Ended,
             };
-            metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => departure.strategy.name(), names::RESULT => "given_up").increment(1);
+            metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => departure.plan.strategy.name(), names::RESULT => "given_up").increment(1);
             departure.fail(error);
         }
         self.departure = None;

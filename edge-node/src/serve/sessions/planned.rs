@@ -1,0 +1,212 @@
+//! How sessions that leave together are moved: what the planner says of what this node has measured.
+//! Pure.
+
+use std::time::Duration;
+
+use edgeprompt_handover::planning::choose::{
+    ChooseError, Decision, Handovers, LeavingSession, choose,
+};
+use edgeprompt_handover::planning::prefill::PrefillWork;
+use edgeprompt_handover::planning::scenario::Costs;
+use edgeprompt_handover::planning::strategy::Strategy;
+
+use super::departure::{BLOCK_LEN, COPYING_MAX};
+
+/// What is chosen of beside copying ahead.
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::Token,
+    Strategy::Cache,
+    Strategy::Joint,
+    Strategy::Stream,
+];
+
+/// Blocks that are missing, at most, when copying ahead ends.
+pub(super) const BLOCKS_MISSING_MAX: usize = 2;
+
+/// What is known of the way.
+pub(crate) struct Way {
+    /// Of keys and values, of computing them, and of the link.
+    pub(crate) costs: Costs,
+    /// There and back, without anything to send.
+    pub(crate) rtt: Duration,
+    /// Of a token that is decoded.
+    pub(crate) decode: Duration,
+}
+
+/// How one session is moved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) strategy: Strategy,
+    /// Tokens that the target computes, from the first on.
+    pub(crate) prefill_len: usize,
+    /// From the source's last token to the target's first, as its reader sees it.
+    pub(crate) predicted: Duration,
+    /// What becomes of the last tokens of a session that was copied ahead.
+    pub(crate) tail: Tail,
+}
+
+/// What becomes of tokens whose keys and values are not copied when their session stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// The target computes them: that is quicker than sending.
+    Computed,
+    /// Those of whole blocks are sent.
+    Sent,
+}
+
+impl Plan {
+    /// That of which nothing has to be known.
+    pub(crate) const UNPLANNED: Self = Self {
+        strategy: Strategy::Token,
+        prefill_len: usize::MAX,
+        predicted: Duration::ZERO,
+        tail: Tail::Computed,
+    };
+}
+
+/// A plan for each session, in their order: the way with the least delay of the worst, or the one that
+/// is asked for.
+///
+/// # Errors
+/// [`ChooseError`].
+pub(crate) fn plan(
+    sessions: &[LeavingSession],
+    way: &Way,
+    only: Option<Strategy>,
+) -> Result<Vec<Plan>, ChooseError> {
+    let best_of = |strategies: &[Strategy]| {
+        choose(Handovers {
+            sessions,
+            costs: &way.costs,
+            block_len: u32::try_from(BLOCK_LEN).unwrap_or(1),
+            strategies,
+            now: Duration::ZERO,
+        })
+    };
+    match only {
+        Some(Strategy::PreCopy) => Ok(copied_ahead(&best_of(&[Strategy::Stream])?, way)),
+        Some(only) => Ok(stopped(&best_of(&[only])?, way)),
+        None => {
+            let stopped = stopped(&best_of(&STRATEGIES)?, way);
+            // The source goes on meanwhile, so the user waits for nothing but the end of it.
+            let ahead = copied_ahead(&best_of(&[Strategy::Stream])?, way);
+            Ok(match worst(&ahead) <= worst(&stopped) {
+                true => ahead,
+                false => stopped,
+            })
+        }
+    }
+}
+
+fn worst(plans: &[Plan]) -> Duration {
+    let predicted = plans.iter().map(|plan| plan.predicted);
+    predicted.max().unwrap_or_default()
+}
+
+/// Sessions that stop first.
+fn stopped(decision: &Decision, way: &Way) -> Vec<Plan> {
+    let plan = decision.sessions.iter().map(|session| Plan {
+        strategy: decision.strategy,
+        prefill_len: match decision.strategy {
+            Strategy::Token => usize::MAX,
+            _ => session.prefill.end as usize,
+        },
+        predicted: session.delay.saturating_add(way.rtt + way.decode),
+        tail: Tail::Sent,
+    });
+    plan.collect()
+}
+
+/// The split is that of sessions which stop at once; they do not, and what is left is a few blocks, or
+/// what cannot be copied for as long as that may take.
+fn copied_ahead(decision: &Decision, way: &Way) -> Vec<Plan> {
+    let len = u32::try_from(BLOCKS_MISSING_MAX * BLOCK_LEN).unwrap_or(u32::MAX);
+    let computing_s = way.costs.prefill.seconds(PrefillWork::of_one(len, 0));
+    let bits = way.costs.kv.bits() * f64::from(len);
+    let sending_s = bits / way.costs.link.mean_bits_per_s();
+    let (tail, tail_s) = match computing_s <= sending_s {
+        true => (Tail::Computed, computing_s),
+        false => (Tail::Sent, sending_s),
+    };
+    let tail_takes = Duration::try_from_secs_f64(tail_s).unwrap_or(Duration::MAX);
+    let plan = decision.sessions.iter().map(|session| Plan {
+        strategy: Strategy::PreCopy,
+        prefill_len: session.prefill.end as usize,
+        predicted: session
+            .delay
+            .saturating_sub(COPYING_MAX)
+            .saturating_add(tail_takes)
+            .saturating_add(way.rtt + way.decode),
+        tail,
+    });
+    plan.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgeprompt_handover::planning::kv_size::KvTokenBits;
+    use edgeprompt_handover::planning::link_rate::LinkRate;
+    use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A millisecond to compute a token, one to send it at 100 Mbit/s.
+    fn way(bits_per_s: f64) -> Way {
+        let prefill = PrefillCoefficients {
+            per_token_s: 1e-3,
+            ..PrefillCoefficients::default()
+        };
+        Way {
+            costs: Costs {
+                kv: KvTokenBits::of_measured_bytes(12_500.0).unwrap(),
+                prefill: PrefillModel::new(prefill).unwrap(),
+                link: LinkRate::constant(bits_per_s).unwrap(),
+            },
+            rtt: 10 * MS,
+            decode: 20 * MS,
+        }
+    }
+
+    const fn session(context_len: u32) -> LeavingSession {
+        LeavingSession {
+            context_len,
+            past_len: 0,
+            leaves_in: Duration::ZERO,
+            decode_tokens_per_s: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_batch_shares_the_link_and_the_target() {
+        let only = Some(Strategy::Joint);
+        let one = plan(&[session(1000)], &way(100e6), only).unwrap();
+        let two = plan(&[session(1000); 2], &way(100e6), only).unwrap();
+        assert!(worst(&one).abs_diff(530 * MS) <= 3 * MS, "{one:?}");
+        assert!(worst(&two).abs_diff(1030 * MS) <= 3 * MS, "{two:?}");
+        assert!(one[0].prefill_len.abs_diff(500) <= 1);
+    }
+
+    #[test]
+    fn what_is_copied_ahead_waits_for_its_last_blocks_alone() {
+        let found = plan(&[session(1000)], &way(50e6), None).unwrap()[0];
+        assert_eq!(
+            (found.strategy, found.tail),
+            (Strategy::PreCopy, Tail::Computed)
+        );
+        assert_eq!(found.predicted, 62 * MS);
+        assert!(found.prefill_len.abs_diff(667) <= 1, "{found:?}");
+        let quick = plan(&[session(1000)], &way(1e9), None).unwrap()[0];
+        assert_eq!(quick.tail, Tail::Sent);
+    }
+
+    #[test]
+    fn a_short_session_is_not_copied_ahead() {
+        let found = plan(&[session(10)], &way(50e6), None).unwrap()[0];
+        assert_ne!(found.strategy, Strategy::PreCopy);
+        let token = plan(&[session(10)], &way(50e6), Some(Strategy::Token)).unwrap()[0];
+        assert_eq!((token.prefill_len, token.predicted), (usize::MAX, 40 * MS));
+        let asked = plan(&[session(10)], &way(50e6), Some(Strategy::Cache)).unwrap()[0];
+        assert_eq!((asked.strategy, asked.prefill_len), (Strategy::Cache, 0));
+    }
+}
