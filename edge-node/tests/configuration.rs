@@ -97,7 +97,10 @@ fn what_is_printed_can_be_given_back() {
                 (Some((value, _)), _) if value != "[]" => value,
                 (_, "allowed-origin") => "\"https://a.example\"".to_owned(),
                 (_, "model-shape") => "\"tiny\"".to_owned(),
-                (_, "metrics-listen" | "peer-listen") => "\"127.0.0.1:1\"".to_owned(),
+                (_, "metrics-listen" | "peer-listen" | "handover-listen") => {
+                    "\"127.0.0.1:1\"".to_owned()
+                }
+                (_, "handover-strategy") => "\"token\"".to_owned(),
                 (_, _) => "\"1\"".to_owned(),
             };
             text += &format!("{} = {value}\n", key.replace('-', "_"));

@@ -81,7 +81,10 @@ async fn follow(mut session: Session, edges: &[edges::Edge]) -> Result<(String, 
             Event::Moved(moved) => {
                 (at, moved_at, moves) = (1 - at, count, moves + 1);
                 let how = match moving.take() {
-                    Some(moving) => moving.await??.strategy,
+                    // It may have moved on before its first node could say how.
+                    Some(moving) => moving
+                        .await?
+                        .map_or("moved on".to_owned(), |it| it.strategy),
                     None => "taken over".to_owned(),
                 };
                 let gap = 1e3 * moved.gap.as_secs_f64();

@@ -50,7 +50,8 @@ fn an_operator_lists_and_moves_sessions() {
         let row = page.lines().find(|line| line.starts_with(&id)).unwrap();
         let words: Vec<_> = row.split_whitespace().collect();
         assert_eq!(words.len(), 9, "{page}");
-        assert!(["token", "precopy"].contains(&words[1]), "{page}");
+        let known = ["token", "cache", "joint", "stream", "precopy"];
+        assert!(known.contains(&words[1]), "{page}");
         assert!(
             words[2..5].iter().all(|word| word.parse::<f64>().is_ok()),
             "{page}"

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{KvChunk, Output};
-use edgeprompt_handover::session::{ClaimReply, Epoch, Seat, SeatAction, Ue};
+use edgeprompt_handover::session::{ClaimReply, Epoch, HandoverPhase, Seat, SeatAction, Ue};
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{Move, MoveAnswer, ReaderNews};
 use edgeprompt_transport::PeerLink;
@@ -151,7 +151,14 @@ impl Keeper {
                 output = next(&mut self.local) => self.hear(output).await,
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
-                    None => return,
+                    None => {
+                        // The session has come back under a later right, and another keeper has it: so
+                        // it had arrived.
+                        if self.seat.phase().is_some_and(|phase| phase != HandoverPhase::Preparation) {
+                            self.leave_for_good();
+                        }
+                        return;
+                    }
                 },
                 () = log.reader_gone() => {}
                 () = sleep_until(due.into()) => {}
