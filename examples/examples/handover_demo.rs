@@ -84,7 +84,7 @@ async fn follow(mut session: Session, edges: &[edges::Edge]) -> Result<(String, 
                     // It may have moved on before its first node could say how.
                     Some(moving) => moving
                         .await?
-                        .map_or("moved on".to_owned(), |it| it.strategy),
+                        .map_or_else(|_| "moved on".to_owned(), |it| it.strategy),
                     None => "taken over".to_owned(),
                 };
                 let gap = 1e3 * moved.gap.as_secs_f64();

@@ -81,14 +81,17 @@ impl FromStr for EdgeUrl {
         if authority.as_str().contains('@') || uri.query().is_some() {
             return Err(EdgeUrlError::Parts);
         }
-        if authority.host().is_empty() || authority.as_str().ends_with(':') {
+        // What follows the host is a port, or nothing.
+        let has_port = authority.as_str().len() > authority.host().len();
+        let port = authority.port_u16();
+        if authority.host().is_empty() || has_port != port.is_some() {
             return Err(EdgeUrlError::Malformed);
         }
         let path = uri.path().trim_end_matches('/');
         Ok(Self {
             scheme,
             host: authority.host().to_lowercase(),
-            port: authority.port_u16().unwrap_or(match scheme {
+            port: port.unwrap_or(match scheme {
                 Scheme::Http => 80,
                 Scheme::Https => 443,
             }),
