@@ -10,8 +10,9 @@ use burn::nn::RmsNorm;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 
 use crate::config::{ModelConfig, QkNorm, QkvBias};
+use crate::heads::{FeedForward, Heads};
 use crate::layout::Layout;
-use crate::linear::{Linear, gated, is_cpu};
+use crate::linear::{Linear, is_cpu};
 use crate::rope::Rotary;
 
 /// Queries, keys and values of one layer, post-RoPE.
@@ -47,17 +48,9 @@ pub struct HeadNorms {
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     pub(crate) attention_norm: RmsNorm,
-    /// Queries, keys and values in one product: `[hidden, (q_heads + 2·kv_heads)·head_dim]`.
-    pub(crate) qkv: Linear,
-    pub(crate) head_norms: Option<HeadNorms>,
-    pub(crate) output: Linear,
+    pub(crate) heads: Heads,
     pub(crate) mlp_norm: RmsNorm,
-    /// Gate and up projections in one product: `[hidden, 2·mlp]`.
-    pub(crate) gate_up: Linear,
-    pub(crate) down: Linear,
-    pub(crate) q_head_count: usize,
-    pub(crate) kv_head_count: usize,
-    pub(crate) head_dim: usize,
+    pub(crate) feed_forward: FeedForward,
 }
 
 /// A Llama-family decoder.
@@ -157,38 +150,68 @@ impl DecoderLayer {
         let qkv_dim = (q_head_count + 2 * kv_head_count) * head_dim;
         Self {
             attention_norm: norm(hidden_dim),
-            qkv: Linear {
-                bias: match config.qkv_bias {
-                    QkvBias::Absent => None,
-                    QkvBias::Present => Some(Param::from_tensor(Tensor::zeros([qkv_dim], device))),
+            heads: Heads {
+                qkv: Linear {
+                    bias: match config.qkv_bias {
+                        QkvBias::Absent => None,
+                        QkvBias::Present => {
+                            Some(Param::from_tensor(Tensor::zeros([qkv_dim], device)))
+                        }
+                    },
+                    ..linear(hidden_dim, qkv_dim)
                 },
-                ..linear(hidden_dim, qkv_dim)
+                head_norms: match config.qk_norm {
+                    QkNorm::Absent => None,
+                    QkNorm::PerHead => Some(HeadNorms {
+                        q: norm(head_dim),
+                        k: norm(head_dim),
+                    }),
+                },
+                output: linear(q_head_count * head_dim, hidden_dim),
+                q_head_count,
+                kv_head_count,
+                head_dim,
             },
-            head_norms: match config.qk_norm {
-                QkNorm::Absent => None,
-                QkNorm::PerHead => Some(HeadNorms {
-                    q: norm(head_dim),
-                    k: norm(head_dim),
-                }),
-            },
-            output: linear(q_head_count * head_dim, hidden_dim),
             mlp_norm: norm(hidden_dim),
-            gate_up: linear(hidden_dim, 2 * mlp_dim),
-            down: linear(mlp_dim, hidden_dim),
-            q_head_count,
-            kv_head_count,
-            head_dim,
+            feed_forward: FeedForward {
+                gate_up: linear(hidden_dim, 2 * mlp_dim),
+                down: linear(mlp_dim, hidden_dim),
+            },
         }
     }
 
     fn laid_out(self) -> Self {
         Self {
-            qkv: self.qkv.laid_out(),
-            output: self.output.laid_out(),
-            gate_up: self.gate_up.laid_out(),
-            down: self.down.laid_out(),
+            heads: self.heads.laid_out(),
+            feed_forward: self.feed_forward.laid_out(),
             ..self
         }
+    }
+
+    /// What heads project.
+    ///
+    /// # Shapes
+    /// `hidden` and the result: `[token, hidden]`.
+    pub fn attention_input(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.attention_norm.forward(hidden)
+    }
+
+    /// What the feed-forward network is given.
+    ///
+    /// # Shapes
+    /// `hidden` and the result: `[token, hidden]`.
+    pub fn feed_forward_input(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.mlp_norm.forward(hidden)
+    }
+
+    /// All heads.
+    pub const fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The whole feed-forward network.
+    pub const fn feed_forward(&self) -> &FeedForward {
+        &self.feed_forward
     }
 
     /// Everything before attention: normalise, project, rotate.
@@ -196,34 +219,7 @@ impl DecoderLayer {
     /// # Shapes
     /// `hidden`: `[token, hidden]`, one token for each position of `rotary`.
     pub fn project(&self, hidden: Tensor<2>, rotary: &Rotary) -> Qkv {
-        let token_count = hidden.dims()[0];
-        let heads = self.q_head_count + 2 * self.kv_head_count;
-        let all = self.qkv.forward(self.attention_norm.forward(hidden));
-        let all = all.reshape([token_count, heads, self.head_dim]);
-        let rotated = self.q_head_count + self.kv_head_count;
-        let v = all.clone().narrow(1, rotated, self.kv_head_count);
-        match &self.head_norms {
-            None => {
-                let qk = rotary.rotate(all.narrow(1, 0, rotated));
-                let q = qk.clone().narrow(1, 0, self.q_head_count);
-                Qkv {
-                    q,
-                    k: qk.narrow(1, self.q_head_count, self.kv_head_count),
-                    v,
-                }
-            }
-            Some(norms) => {
-                let q = norms.q.forward(all.clone().narrow(1, 0, self.q_head_count));
-                let k = norms
-                    .k
-                    .forward(all.narrow(1, self.q_head_count, self.kv_head_count));
-                Qkv {
-                    q: rotary.rotate(q),
-                    k: rotary.rotate(k),
-                    v,
-                }
-            }
-        }
+        self.heads.project(self.attention_input(hidden), rotary)
     }
 
     /// Everything after attention: output projection, residual, MLP.
@@ -232,11 +228,9 @@ impl DecoderLayer {
     /// `hidden`: `[token, hidden]` as given to [`DecoderLayer::project`]; `attended`:
     /// `[token, q_head, head_dim]`; the result: `[token, hidden]`.
     pub fn finish(&self, hidden: Tensor<2>, attended: Tensor<3>) -> Tensor<2> {
-        let [token_count, q_heads, head_dim] = attended.dims();
-        let attended = attended.reshape([token_count, q_heads * head_dim]);
-        let hidden = hidden + self.output.forward(attended);
-        let gate_up = self.gate_up.forward(self.mlp_norm.forward(hidden.clone()));
-        hidden + self.down.forward(gated(gate_up))
+        let hidden = hidden + self.heads.output(attended);
+        let normed = self.feed_forward_input(hidden.clone());
+        hidden + self.feed_forward.forward(normed)
     }
 }
 

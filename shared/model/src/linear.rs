@@ -1,6 +1,8 @@
 //! Products of hidden states with weights, and the gates between them. On the processor they go to
 //! kernels of our own, for which weights are laid out in panels; elsewhere they are burn's.
 
+use std::ops::Range;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::module::{Module, Param};
@@ -77,23 +79,114 @@ impl Linear {
     pub(crate) fn laid_out(self) -> Self {
         let Layout { depth, width, .. } = self.layout;
         let device = self.weight.val().device();
-        let layout = Layout::fastest(&device, [depth, width]);
-        if layout == self.layout {
+        if Layout::fastest(&device, [depth, width]) == self.layout {
             return self;
         }
-        let from = self.weight.val().into_data();
-        let from: &[f32] = from.as_slice().expect("weights are f32");
-        let [lines, columns] = layout.tensor_shape();
-        let mut numbers = vec![0.0; lines * columns];
-        for (line, from) in from.chunks_exact(width).enumerate() {
-            layout.put(&mut numbers, (line, 0), from.iter().copied());
+        let lines = self.to_lines();
+        Self {
+            bias: self.bias,
+            ..Self::from_lines(lines, [depth, width], &device)
         }
+    }
+
+    /// A matrix `[depth, width]` from its lines, laid out as the device multiplies fastest.
+    ///
+    /// # Panics
+    /// If there are more or fewer numbers.
+    pub(crate) fn from_lines(
+        numbers: Vec<f32>,
+        [depth, width]: [usize; 2],
+        device: &Device,
+    ) -> Self {
+        assert_eq!(numbers.len(), depth * width, "the numbers are a matrix");
+        let layout = Layout::fastest(device, [depth, width]);
+        let numbers = match layout.order {
+            Order::Lines => numbers,
+            Order::Panels => {
+                let [lines, columns] = layout.tensor_shape();
+                let mut placed = vec![0.0; lines * columns];
+                for (line, from) in numbers.chunks_exact(width).enumerate() {
+                    layout.put(&mut placed, (line, 0), from.iter().copied());
+                }
+                placed
+            }
+        };
         let data = TensorData::new(numbers, layout.tensor_shape());
         Self {
-            weight: Param::from_tensor(Tensor::from_data(data, &device)),
+            weight: Param::from_tensor(Tensor::from_data(data, device)),
+            bias: None,
             layout,
-            ..self
         }
+    }
+
+    /// The matrix, line by line.
+    pub(crate) fn to_lines(&self) -> Vec<f32> {
+        let Layout { depth, width, .. } = self.layout;
+        self.cut(0..depth, 0..width)
+    }
+
+    /// Columns of matrices of one depth side by side, with their biases.
+    ///
+    /// # Panics
+    /// If there are none, or their depths differ.
+    pub(crate) fn of_columns(parts: &[(&Self, Range<usize>)]) -> Self {
+        let (first, _) = parts.first().expect("there are columns to take");
+        let depth = first.layout.depth;
+        let width = parts.iter().map(|(_, columns)| columns.len()).sum();
+        let mut numbers = vec![0.0; depth * width];
+        let mut start = 0;
+        for (from, columns) in parts {
+            assert_eq!(from.layout.depth, depth, "matrices of one depth");
+            let taken = from.cut(0..depth, columns.clone());
+            let lines = numbers.chunks_exact_mut(width);
+            for (line, taken) in lines.zip(taken.chunks_exact(columns.len().max(1))) {
+                line[start..start + columns.len()].copy_from_slice(taken);
+            }
+            start += columns.len();
+        }
+        let biases = parts.iter().filter_map(|(from, columns)| {
+            let bias = from.bias.as_ref()?.val();
+            Some(bias.narrow(0, columns.start, columns.len()))
+        });
+        let biases: Vec<_> = biases.collect();
+        let bias = (biases.len() == parts.len()).then(|| Param::from_tensor(Tensor::cat(biases, 0)));
+        Self {
+            bias,
+            ..Self::from_lines(numbers, [depth, width], &first.weight.val().device())
+        }
+    }
+
+    /// Lines of matrices of one width one below the other, without biases.
+    ///
+    /// # Panics
+    /// If there are none, or their widths differ.
+    pub(crate) fn of_lines(parts: &[(&Self, Range<usize>)]) -> Self {
+        let (first, _) = parts.first().expect("there are lines to take");
+        let width = first.layout.width;
+        let mut numbers = Vec::new();
+        for (from, lines) in parts {
+            assert_eq!(from.layout.width, width, "matrices of one width");
+            numbers.extend(from.cut(lines.clone(), 0..width));
+        }
+        let depth = parts.iter().map(|(_, lines)| lines.len()).sum();
+        Self::from_lines(numbers, [depth, width], &first.weight.val().device())
+    }
+
+    /// `[line, column]` of some lines and columns.
+    fn cut(&self, lines: Range<usize>, columns: Range<usize>) -> Vec<f32> {
+        let from = self.weight.val().into_data();
+        let from: &[f32] = from.as_slice().expect("weights are f32");
+        let mut numbers = Vec::with_capacity(lines.len() * columns.len());
+        for line in lines {
+            let mut column = columns.start;
+            while column < columns.end {
+                let (place, side_by_side) = self.layout.place(line, column);
+                let count = side_by_side.min(columns.end - column);
+                numbers.extend_from_slice(&from[place..place + count]);
+                column += count;
+            }
+        }
+        numbers
     }
 }
 

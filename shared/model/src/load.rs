@@ -14,6 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, DecoderLayer, HeadNorms};
+use crate::heads::{FeedForward, Heads};
 use crate::layout::Layout;
 use crate::linear::Linear;
 use crate::plan::{LayerPlan, MatrixPlan, OuterPlan, VectorPlan};
@@ -88,24 +89,28 @@ impl Loader<'_> {
         let bias = plan.qkv_bias.as_ref().map(|bias| self.vector(bias));
         Ok(DecoderLayer {
             attention_norm: self.norm(&plan.attention_norm)?,
-            qkv: Linear {
-                bias: bias.transpose()?,
-                ..self.matrix(&plan.qkv)?
+            heads: Heads {
+                qkv: Linear {
+                    bias: bias.transpose()?,
+                    ..self.matrix(&plan.qkv)?
+                },
+                head_norms: match &plan.head_norms {
+                    None => None,
+                    Some([q, k]) => Some(HeadNorms {
+                        q: self.norm(q)?,
+                        k: self.norm(k)?,
+                    }),
+                },
+                output: self.matrix(&plan.output)?,
+                q_head_count: self.config.q_head_count,
+                kv_head_count: self.config.kv_head_count,
+                head_dim: self.config.head_dim,
             },
-            head_norms: match &plan.head_norms {
-                None => None,
-                Some([q, k]) => Some(HeadNorms {
-                    q: self.norm(q)?,
-                    k: self.norm(k)?,
-                }),
-            },
-            output: self.matrix(&plan.output)?,
             mlp_norm: self.norm(&plan.mlp_norm)?,
-            gate_up: self.matrix(&plan.gate_up)?,
-            down: self.matrix(&plan.down)?,
-            q_head_count: self.config.q_head_count,
-            kv_head_count: self.config.kv_head_count,
-            head_dim: self.config.head_dim,
+            feed_forward: FeedForward {
+                gate_up: self.matrix(&plan.gate_up)?,
+                down: self.matrix(&plan.down)?,
+            },
         })
     }
 

@@ -113,6 +113,19 @@ impl RopeTable {
         }
     }
 
+    /// The table of a model whose frequencies are known.
+    pub const fn of_frequencies(inverse_frequencies: Vec<f64>, attention_factor: f64) -> Self {
+        Self {
+            inverse_frequencies,
+            attention_factor,
+        }
+    }
+
+    /// What cosines and sines are multiplied with.
+    pub const fn attention_factor(&self) -> f64 {
+        self.attention_factor
+    }
+
     /// Cosines and sines of `positions`.
     ///
     /// # Shapes
