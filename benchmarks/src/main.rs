@@ -53,6 +53,9 @@ enum Command {
     /// `edge-node serve`, as a process of the subcommands that need one
     #[command(hide = true)]
     EdgeNodeServe(Box<serving::EdgeNodeArgs>),
+    /// `edge-node worker`, as a process of the subcommands that need one
+    #[command(hide = true)]
+    EdgeNodeWorker(Box<serving::WorkerNodeArgs>),
     /// Time to first token of the first request on a cloud prompt, the second, and after a restart
     FirstToken(Box<first_token::FirstTokenArgs>),
     /// Sessions that move from one edge node to the next: what each way to bring them there costs
@@ -92,6 +95,7 @@ fn main() -> Result<ExitCode> {
         Command::Codecs(args) => codecs::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::EdgeNodeServe(args) => serving::edge(&args),
+        Command::EdgeNodeWorker(args) => serving::worker(&args),
         Command::FirstToken(args) => first_token::run(&args),
         Command::Handover(args) => handover::run(&args),
         Command::Link(args) => link::run(&args),

@@ -33,6 +33,15 @@ pub(crate) struct CloudNodeArgs {
     serve: cloud_node::serve::ServeArgs,
 }
 
+/// Arguments of a worker's process.
+#[derive(Args)]
+pub(crate) struct WorkerNodeArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    worker: edge_node::worker::WorkerArgs,
+}
+
 /// Which node to start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Node {
@@ -40,6 +49,8 @@ pub(crate) enum Node {
     Edge,
     /// `cloud-node serve`.
     Cloud,
+    /// `edge-node worker`.
+    Worker,
 }
 
 /// What to start.
@@ -59,6 +70,7 @@ pub(crate) struct ServingNode {
     child: Child,
     addr: String,
     session_addr: Option<String>,
+    worker_addr: Option<String>,
 }
 
 /// The edge process: serves until it is killed.
@@ -75,6 +87,13 @@ pub(crate) fn cloud(args: &CloudNodeArgs) -> Result<()> {
     args.log.init(Verbosity::Normal)?;
     end_with_the_input();
     cloud_node::serve::run(&args.serve).map_err(|failure| failure.error)
+}
+
+/// A worker's process: lends until it is killed.
+pub(crate) fn worker(args: &WorkerNodeArgs) -> Result<()> {
+    args.log.init(Verbosity::Normal)?;
+    end_with_the_input();
+    edge_node::worker::run(&args.worker).map_err(|failure| failure.error)
 }
 
 fn end_with_the_input() {
@@ -107,6 +126,7 @@ impl Node {
         match self {
             Self::Edge => "edge-node-serve",
             Self::Cloud => "cloud-node-serve",
+            Self::Worker => "edge-node-worker",
         }
     }
 }
@@ -138,6 +158,7 @@ impl ServingNode {
             child,
             addr: String::new(),
             session_addr: None,
+            worker_addr: None,
         };
         if let (Some(mut log), Some(path)) = (log, &spec.log) {
             let mut file = File::options().create(true).append(true).open(path)?;
@@ -149,7 +170,11 @@ impl ServingNode {
             if let Some(addr) = line.strip_prefix("listening for sessions on ") {
                 node.session_addr = Some(addr.to_owned());
             }
-            if let Some(addr) = line.strip_prefix("listening on ") {
+            if let Some(addr) = line.strip_prefix("listening for workers on ") {
+                node.worker_addr = Some(addr.to_owned());
+            }
+            let ready = ["listening on ", "lending this device to "];
+            if let Some(addr) = ready.iter().find_map(|words| line.strip_prefix(words)) {
                 node.addr = addr.trim_start_matches("http://").to_owned();
                 return Ok(node);
             }
@@ -168,6 +193,11 @@ impl ServingNode {
     /// Where other edges bring it sessions, if it takes any.
     pub(crate) fn session_addr(&self) -> Option<&str> {
         self.session_addr.as_deref()
+    }
+
+    /// Where others lend it their devices, if they may.
+    pub(crate) fn worker_addr(&self) -> Option<&str> {
+        self.worker_addr.as_deref()
     }
 
     /// The number of its process.

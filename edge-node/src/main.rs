@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use edge_node::{ask, audit, demo, doctor, handover, kv, prompts, serve};
+use edge_node::{ask, audit, demo, doctor, handover, kv, prompts, serve, worker};
 use edgeprompt_launch::{
     CompletionsArgs, Exit, Failure, LogArgs, ManArgs, Program, identity_dir, say,
 };
@@ -46,6 +46,8 @@ enum Command {
     Kv(kv::KvCommand),
     /// Move users' sessions from one serving edge to another while they are answered, or list them
     Handover(handover::HandoverArgs),
+    /// Lend this device to another edge: it computes attention heads for it
+    Worker(Box<worker::WorkerArgs>),
     /// Show everything that is sent to a cloud, and check that nothing private is in it
     Audit(Box<audit::AuditArgs>),
     /// Look at everything that an answer with a cloud needs, and say what to put right
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let verbosity = match cli.command {
-        Command::Serve(_) => Verbosity::Normal,
+        Command::Serve(_) | Command::Worker(_) => Verbosity::Normal,
         // An answer stands alone on the terminal unless the user asks for more.
         _ => Verbosity::Quiet,
     };
@@ -88,6 +90,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Prompts(args) => prompts::run(&args),
         Command::Kv(command) => kv::run(&command),
         Command::Handover(args) => handover::run(&args),
+        Command::Worker(args) => worker::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => args.print(PROGRAM.command::<Cli>()),

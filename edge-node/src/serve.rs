@@ -40,6 +40,8 @@ mod stopwatch;
 pub mod tally;
 mod timelines;
 mod tokens;
+mod workers;
 
 pub use args::{ServeArgs, defaults};
 pub use running::run;
+pub(crate) use running::told_to_stop;

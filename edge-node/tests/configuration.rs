@@ -97,7 +97,7 @@ fn what_is_printed_can_be_given_back() {
                 (Some((value, _)), _) if value != "[]" => value,
                 (_, "allowed-origin") => "\"https://a.example\"".to_owned(),
                 (_, "model-shape") => "\"tiny\"".to_owned(),
-                (_, "metrics-listen" | "peer-listen" | "handover-listen") => {
+                (_, "metrics-listen" | "peer-listen" | "handover-listen" | "worker-listen") => {
                     "\"127.0.0.1:1\"".to_owned()
                 }
                 (_, "handover-strategy") => "\"token\"".to_owned(),

@@ -82,7 +82,10 @@ pub(crate) struct SimulationArgs {
     pub(crate) results: ResultDirArgs,
 }
 
-fn by_name<S: serde::Serializer>(shape: &ModelShape, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn by_name<S: serde::Serializer>(
+    shape: &ModelShape,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(shape)
 }
 

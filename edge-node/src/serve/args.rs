@@ -21,6 +21,7 @@ use crate::serve::origins::{AllowedOrigin, Origins};
 use crate::serve::prompting::Seam;
 use crate::serve::server::CapacityConfig;
 use crate::serve::sessions::args::HandoverArgs;
+use crate::serve::workers::WorkersArgs;
 use crate::wire_codec::WireArgs;
 
 /// Arguments of `edge-node serve`.
@@ -44,6 +45,8 @@ pub struct ServeArgs {
     pub(crate) neighbours: NeighbourArgs,
     #[command(flatten)]
     pub(crate) handover: HandoverArgs,
+    #[command(flatten)]
+    pub(crate) workers: WorkersArgs,
     #[command(flatten)]
     pub(crate) wire: WireArgs,
     /// Ask the cloud every so many seconds what the names of cloud prompts mean now; 0 never asks

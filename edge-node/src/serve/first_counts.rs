@@ -24,6 +24,9 @@ pub(crate) fn begin() {
         names::EDGE_KV_BYTES_TRANSFERRED_TOTAL,
         names::EDGE_KV_BYTES_SENT_TOTAL,
         names::EDGE_HANDOVER_KV_BYTES_TOTAL,
+        names::EDGE_PLACEMENT_MIGRATIONS_TOTAL,
+        names::EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL,
+        names::EDGE_WORKERS_LOST_TOTAL,
     ] {
         counter!(name).increment(0);
     }

@@ -3,23 +3,33 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{
-    Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed, ScheduledRow,
-    SequenceId, SubmitError,
+    Engine, EngineLimits, Finish, Generation, Output, PassEvent, ScheduledRow, SequenceId,
+    ShardShape, SubmitError,
 };
-use edgeprompt_kv::TokenId;
 use edgeprompt_model::Model;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::crew::foreman::{self, Foreman, ForemanConfig};
+use crate::crew::gate::Newcomer;
 use crate::serve::step_times::StepWatch;
 use crate::serve::tally::{Load, PromptTokens, Tally};
 use crate::serve::timelines::Recorder;
+
+mod moving;
+
+use moving::Moving;
+pub(crate) use moving::{Begun, Mover};
+
+/// How long the engine waits for something to do while others compute with it: they may leave, and jobs
+/// may be on their way.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+const MIGRATION_PERIOD: Duration = Duration::from_millis(2);
 
 /// Why there is no generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,77 +63,10 @@ enum Command {
     Moving(SequenceId, Moving),
     /// A layer of a cloud prompt has come.
     Wake,
-}
-
-/// What is known of a generation that was begun elsewhere: it is held until it is released.
-pub(crate) struct Begun {
-    /// The answer so far.
-    pub(crate) answered: Vec<TokenId>,
-    /// Private tokens that may be computed before.
-    pub(crate) compute_max: usize,
-}
-
-enum Moving {
-    Hold(usize, oneshot::Sender<Progressed>),
-    Release,
-    Extend(Vec<TokenId>),
-    TakeOut(Range<usize>, oneshot::Sender<KvChunk>),
-    PutIn(KvChunk, oneshot::Sender<()>),
-    Progress(oneshot::Sender<Progressed>),
-    Wipe,
-}
-
-/// Moves a generation between nodes. It keeps nothing alive: [`Tokens`] does.
-#[derive(Clone, Debug)]
-pub(crate) struct Mover {
-    id: SequenceId,
-    commands: Sender<Command>,
-}
-
-impl Mover {
-    /// Stops the generation between two tokens; `None` if it has ended.
-    pub(crate) async fn hold(&self, compute_max: usize) -> Option<Progressed> {
-        self.ask(|reply| Moving::Hold(compute_max, reply)).await
-    }
-
-    /// Lets it go on.
-    pub(crate) fn release(&self) {
-        self.tell(Moving::Release);
-    }
-
-    /// More of the answer is known.
-    pub(crate) fn extend(&self, answered: Vec<TokenId>) {
-        self.tell(Moving::Extend(answered));
-    }
-
-    /// Keys and values that are computed, as far as they are; `None` if none is.
-    pub(crate) async fn take_out(&self, tokens: Range<usize>) -> Option<KvChunk> {
-        self.ask(|reply| Moving::TakeOut(tokens, reply)).await
-    }
-
-    /// Puts keys and values in, as far as they fit, before anything that is told later; the answer comes
-    /// when they are.
-    pub(crate) fn put_in(&self, chunk: KvChunk) -> oneshot::Receiver<()> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Moving::PutIn(chunk, reply));
-        answer
-    }
-
-    /// How far it is; `None` if it has ended.
-    pub(crate) async fn progress(&self) -> Option<Progressed> {
-        self.ask(Moving::Progress).await
-    }
-
-    async fn ask<T>(&self, moving: impl FnOnce(oneshot::Sender<T>) -> Moving) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(moving(reply));
-        answer.await.ok()
-    }
-
-    fn tell(&self, moving: Moving) {
-        // An engine that has stopped has no generations to move.
-        let _ = self.commands.send(Command::Moving(self.id, moving));
-    }
+    /// Others may compute with this node from now on.
+    Lead(ForemanConfig, oneshot::Sender<ShardShape>),
+    /// Somebody lends a device.
+    Admit(Box<Newcomer>),
 }
 
 struct Submitted {
@@ -212,6 +155,23 @@ impl Generator {
         })
     }
 
+    /// Lets others compute with this node; the shape of what they compute.
+    ///
+    /// # Errors
+    /// [`GenerateError::Stopped`].
+    pub(crate) async fn lead(&self, config: ForemanConfig) -> Result<ShardShape, GenerateError> {
+        let (reply, answer) = oneshot::channel();
+        // An engine that has stopped does not answer.
+        let _ = self.commands.send(Command::Lead(config, reply));
+        answer.await.map_err(|_| GenerateError::Stopped)
+    }
+
+    /// Somebody lends a device.
+    pub(crate) fn admit(&self, newcomer: Newcomer) {
+        // An engine that has stopped needs nobody.
+        let _ = self.commands.send(Command::Admit(Box::new(newcomer)));
+    }
+
     /// Whether the thread still computes: it stops early only by a panic.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()
@@ -263,12 +223,17 @@ struct Expected {
     recorder: Option<Recorder>,
 }
 
+/// Nobody is left to command.
+struct Hungup;
+
 /// The other side, on the thread.
 struct Worker {
     engine: Engine,
     outputs: HashMap<SequenceId, mpsc::Sender<Output>>,
     expected: HashMap<SequenceId, Expected>,
     tally: Tally,
+    /// Looks after those that compute with this node.
+    foreman: Option<Foreman>,
 }
 
 impl Worker {
@@ -278,6 +243,7 @@ impl Worker {
             outputs: HashMap::new(),
             expected: HashMap::new(),
             tally,
+            foreman: None,
         }
     }
 
@@ -299,14 +265,38 @@ impl Worker {
             };
             let stepped = self.engine.step_told(&mut record);
             self.tally.step_times().note(&watch);
+            let token_count = stepped.as_ref().map_or(0, Vec::len);
+            if let Some(foreman) = &mut self.foreman {
+                foreman.after_step(&mut self.engine, token_count);
+            }
             match stepped {
                 Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
                 // Nothing to compute before something happens.
-                None => match commands.recv() {
-                    Ok(command) => self.obey(command),
-                    Err(_) => return,
+                None => match self.wait(commands) {
+                    Ok(Some(command)) => self.obey(command),
+                    Ok(None) => {}
+                    Err(Hungup) => return,
                 },
             }
+        }
+    }
+
+    /// The next command; nothing if it is time to look after those that compute with this node.
+    fn wait(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Hungup> {
+        let is_watching = self.foreman.as_ref().is_some_and(Foreman::has_hands);
+        let is_migrating = self.engine.spread().is_some_and(|it| it.is_migrating());
+        let period = match (is_watching, is_migrating) {
+            (false, _) => {
+                let command = commands.recv();
+                return command.map(Some).map_err(|_| Hungup);
+            }
+            (true, true) => MIGRATION_PERIOD,
+            (true, false) => WATCH_PERIOD,
+        };
+        match commands.recv_timeout(period) {
+            Ok(command) => Ok(Some(command)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Hungup),
         }
     }
 
@@ -343,30 +333,18 @@ impl Worker {
             Command::Cancel(id) => self.forget(id),
             Command::Moving(id, moving) => self.move_one(id, moving),
             Command::Wake => {}
-        }
-    }
-
-    /// Whoever asked may be gone; a generation that has ended is answered by silence.
-    fn move_one(&mut self, id: SequenceId, moving: Moving) {
-        match moving {
-            Moving::Hold(compute_max, reply) => {
-                self.engine.hold(id, compute_max);
-                let _ = self.engine.progress(id).map(|at| reply.send(at));
+            Command::Lead(config, reply) => {
+                let time = foreman::time(config.own_percent);
+                self.engine.open_to_workers(foreman::SLICE_COUNT, time);
+                let vocab_len = self.engine.vocab_len();
+                self.foreman = Some(Foreman::new(&self.engine, vocab_len, config));
+                // Whoever asked may be gone.
+                let _ = reply.send(self.engine.shard_shape().clone());
             }
-            Moving::Release => self.engine.release(id),
-            Moving::Wipe => self.engine.wipe(id),
-            Moving::Extend(answered) => self.engine.extend(id, &answered),
-            Moving::TakeOut(tokens, reply) => {
-                let _ = self.engine.take_out(id, tokens).map(|kv| reply.send(kv));
-            }
-            Moving::PutIn(chunk, reply) => {
-                if let Err(error) = self.engine.put_in(id, chunk) {
-                    tracing::debug!(%error, "keys and values of a session are computed here");
+            Command::Admit(newcomer) => {
+                if let Some(foreman) = &mut self.foreman {
+                    foreman.admit(&mut self.engine, *newcomer);
                 }
-                let _ = reply.send(());
-            }
-            Moving::Progress(reply) => {
-                let _ = self.engine.progress(id).map(|at| reply.send(at));
             }
         }
     }
@@ -441,6 +419,7 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use edgeprompt_engine::{Sampler, SamplingParams};
+    use edgeprompt_kv::TokenId;
     use edgeprompt_model::ModelShape;
 
     fn start() -> Generator {

@@ -35,6 +35,7 @@ use crate::serve::sessions::Node;
 use crate::serve::sources::Sources;
 use crate::serve::status_line;
 use crate::serve::timelines::Timelines;
+use crate::serve::workers::Admission;
 use crate::uplink::Uplink;
 
 /// Threads for sockets; what computes has threads of its own.
@@ -87,7 +88,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let _ = stopped.await;
     }));
     runtime.spawn(keep_up(Arc::clone(&app)));
-    let (server, uplink) = load(args, &runtime, format!("{scheme}://{addr}"))?;
+    let (server, ways) = load(args, &runtime, format!("{scheme}://{addr}"))?;
     let server = app.server.get_or_init(|| server);
     let prompts = server.prompts.clone();
     let tally = server.generator.tally().clone();
@@ -107,7 +108,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(neighbourly) = neighbourly {
         neighbourly.abort();
     }
-    runtime.block_on(end(serving, uplink, &server.prompts));
+    runtime.block_on(end(serving, ways, &server.prompts));
     Ok(())
 }
 
@@ -142,12 +143,16 @@ fn scheme(security: &Security, addr: SocketAddr) -> &'static str {
     }
 }
 
-/// Loads everything that answers; also the way to the cloud, to be closed at the end.
-fn load(
-    args: &ServeArgs,
-    runtime: &Runtime,
-    url: String,
-) -> Result<(Server, Option<Uplink>), Failure> {
+/// To be closed at the end.
+struct Ways {
+    /// To the cloud.
+    uplink: Option<Uplink>,
+    /// For workers.
+    admission: Option<Admission>,
+}
+
+/// Loads everything that answers; also the ways to others.
+fn load(args: &ServeArgs, runtime: &Runtime, url: String) -> Result<(Server, Ways), Failure> {
     let model = Arc::new(args.model.open()?);
     let capacity = Capacity::new(&model, args.capacity());
     if capacity.pool_len() == 0 {
@@ -169,6 +174,9 @@ fn load(
     let limits = capacity.engine_limits(args.max_num_seqs(), args.max_num_batched_tokens);
     let generator = Generator::start(Arc::clone(&model), limits);
     let generator = generator.map_err(Failure::of(Exit::Usage))?;
+    let admission = args
+        .workers
+        .open(runtime, (&model, &generator), || args.identity())?;
     let filler = Filler::new(Arc::clone(&model), generator.clone(), speed);
     let prompts = CloudPrompts::new(sources, filler, mib(args.cloud_kv_mib));
     let (root, name) = args.root_and_name();
@@ -206,7 +214,7 @@ fn load(
         seam: args.seam(),
         was_ready: OnceLock::new(),
     };
-    Ok((server, uplink))
+    Ok((server, Ways { uplink, admission }))
 }
 
 /// The first question to the cloud, which is asked while this edge gets ready.
@@ -350,7 +358,7 @@ async fn keep_up(app: Arc<App>) {
 }
 
 /// Returns once the process is told to stop, by a person or by a service manager.
-async fn told_to_stop() -> std::io::Result<()> {
+pub(crate) async fn told_to_stop() -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -365,14 +373,17 @@ async fn told_to_stop() -> std::io::Result<()> {
 }
 
 /// Lets answers, fetches and writing to the disk cache end, unless the process is told to stop again.
-async fn end(serving: JoinHandle<()>, uplink: Option<Uplink>, prompts: &CloudPrompts) {
+async fn end(serving: JoinHandle<()>, ways: Ways, prompts: &CloudPrompts) {
     tracing::info!("draining: no new requests");
     let drained = async {
         if timeout(DRAIN_PATIENCE, serving).await.is_err() {
             tracing::warn!("answers under way were cut off");
         }
-        if let Some(uplink) = uplink {
+        if let Some(uplink) = ways.uplink {
             uplink.close(CLOSE_PATIENCE).await;
+        }
+        if let Some(admission) = ways.admission {
+            admission.end().await;
         }
         prompts.settle(DISK_PATIENCE).await;
     };

@@ -29,6 +29,9 @@ pub(crate) struct Edge {
     pub(crate) peer_addr: Option<String>,
     /// Where other edges may bring sessions, if they may.
     pub(crate) session_addr: Option<String>,
+    /// Where other edges may lend their devices, if they may.
+    #[allow(dead_code, reason = "not every test program has workers")]
+    pub(crate) worker_addr: Option<String>,
     log: PathBuf,
     process: Child,
 }
@@ -62,11 +65,13 @@ impl Edge {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let (mut addr, mut peer_addr, mut session_addr) = (None, None, None);
+        let (mut addr, mut peer_addr) = (None, None);
+        let (mut session_addr, mut worker_addr) = (None, None);
         for line in lines.map(Result::unwrap) {
             let after = |prefix: &str| line.strip_prefix(prefix).map(str::to_owned);
             peer_addr = peer_addr.or_else(|| after("listening for neighbours on "));
             session_addr = session_addr.or_else(|| after("listening for sessions on "));
+            worker_addr = worker_addr.or_else(|| after("listening for workers on "));
             addr = after("listening on ");
             if addr.is_some() {
                 break;
@@ -78,6 +83,7 @@ impl Edge {
             addr: addr.to_owned(),
             peer_addr,
             session_addr,
+            worker_addr,
             log,
             process,
         }

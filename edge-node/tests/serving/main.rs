@@ -14,6 +14,7 @@ mod sources;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod support;
 mod tls;
+mod workers;
 
 use std::process::Command;
 use std::thread;

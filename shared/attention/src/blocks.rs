@@ -28,8 +28,8 @@ pub struct BlockRow {
 /// The blocks of one layer. Deliberately not `Debug`: private KV counts as private text.
 pub struct KvBlocks {
     /// `[block, kv_head, slot, head_dim]`
-    keys: Tensor<4>,
-    values: Tensor<4>,
+    pub(crate) keys: Tensor<4>,
+    pub(crate) values: Tensor<4>,
 }
 
 impl KvBlocks {
@@ -155,7 +155,7 @@ impl KvBlocks {
     }
 }
 
-fn block_indices(blocks: Vec<usize>, device: &Device) -> Tensor<1, Int> {
+pub(crate) fn block_indices(blocks: Vec<usize>, device: &Device) -> Tensor<1, Int> {
     let indices = blocks.into_iter().map(|block| {
         // A pool fits in memory.
         i64::try_from(block).expect("blocks are those of a pool in memory")

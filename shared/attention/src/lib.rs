@@ -7,6 +7,7 @@
 mod blocks;
 mod cpu;
 mod fusion;
+mod head_blocks;
 mod mask;
 mod partial;
 

@@ -3,38 +3,37 @@
 //! Weights are read once for all rows, and so is the cloud prompt that rows share (RelayAttention,
 //! arXiv 2402.14808). Private keys and values lie in blocks.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use edgeprompt_attention::{
-    BlockPlace, BlockRow, KvBlocks, Mask, PartialAttention, merge, partial_attention,
-};
-use edgeprompt_kv::{BlockTable, LayerIndex, TokenId, TokenRange};
-use edgeprompt_model::{Model, Rotary};
+use burn::tensor::{Tensor, TensorData};
+use edgeprompt_kv::{BlockTable, LayerIndex, TokenId};
+use edgeprompt_model::Model;
 
+use crate::pass_plan::{PassPlan, Prefix, RowPlan};
+use crate::shard::Shard;
+use crate::spread::{Lost, PassId, Spread};
 use crate::{CloudSegment, Progress};
 
 /// Private tokens of one sequence to compute.
 ///
 /// Deliberately not `Debug`: it holds private tokens.
-pub struct BatchRow {
+pub(crate) struct BatchRow {
     /// The tokens; at least one.
-    pub tokens: Vec<TokenId>,
+    pub(crate) tokens: Vec<TokenId>,
     /// Private tokens before them, whose keys and values are in the blocks.
-    pub start: usize,
+    pub(crate) start: usize,
     /// The cloud prompt before all of them.
-    pub segment: Option<CloudSegment>,
+    pub(crate) segment: Option<CloudSegment>,
     /// Blocks with room for all of them.
-    pub blocks: Vec<usize>,
+    pub(crate) blocks: Vec<usize>,
     /// Tokens of one block.
-    pub block_len: usize,
+    pub(crate) block_len: usize,
 }
 
 impl BatchRow {
     /// A row of the tokens after the first `start` of a sequence whose private tokens lie where
     /// `table` says.
-    pub fn new(
+    pub(crate) fn new(
         tokens: Vec<TokenId>,
         start: usize,
         segment: Option<CloudSegment>,
@@ -50,63 +49,41 @@ impl BatchRow {
         }
     }
 
-    fn end(&self) -> usize {
-        self.start + self.tokens.len()
-    }
-
-    fn cloud_len(&self) -> u32 {
-        self.segment
-            .as_ref()
-            .map_or(0, |segment| segment.range().end().0)
-    }
-
-    /// Positions of the private tokens `from..to`, counted from the sequence's beginning.
-    fn positions(&self, from: usize, to: usize) -> TokenRange {
-        let position = |token: usize| {
-            let token = u32::try_from(token).expect("a sequence fits in u32 positions");
-            self.cloud_len() + token
-        };
-        TokenRange::new(position(from), position(to))
-    }
-
-    fn places(&self) -> impl Iterator<Item = BlockPlace> + '_ {
-        (self.start..self.end()).map(|token| BlockPlace {
-            block: self.blocks[token / self.block_len],
-            slot: token % self.block_len,
-        })
+    fn plan(&self) -> RowPlan<CloudSegment> {
+        RowPlan {
+            len: self.tokens.len(),
+            start: self.start,
+            prefix: self.segment.clone(),
+            blocks: self.blocks.clone(),
+        }
     }
 }
 
-/// Rows that share a cloud prompt, side by side in the pass.
-struct Group {
-    segment: Option<CloudSegment>,
-    /// Of the pass's tokens.
-    tokens: Range<usize>,
-}
+impl Prefix for CloudSegment {
+    fn is_same(&self, other: &Self) -> bool {
+        self.layers.is_same(&other.layers)
+    }
 
-/// Private tokens that are attended to in one go.
-enum PrivatePart {
-    /// Rows of one token each: every query sees all tokens of its row.
-    Single(Arc<[BlockRow]>),
-    /// One row of many tokens, and what its queries see.
-    Many(BlockRow, Mask),
+    fn token_count(&self) -> u32 {
+        self.range().end().0
+    }
 }
 
 /// A pass, suspendable before every layer's attention.
 ///
 /// Deliberately not `Debug`: its hidden states and queries count as private text.
-pub struct BatchPass {
+pub(crate) struct BatchPass {
+    id: PassId,
     hidden: Tensor<2>,
-    rotary: Rotary,
-    /// Of each row, the pass's tokens up to its end.
-    ends: Vec<usize>,
-    groups: Vec<Group>,
-    /// With the pass's tokens each of them covers.
-    private: Vec<(Range<usize>, PrivatePart)>,
-    places: Arc<[BlockPlace]>,
+    plan: PassPlan<CloudSegment>,
+    /// For other devices.
+    rows: Vec<RowPlan<CloudSegment>>,
     layer: LayerIndex,
     queries: Option<Tensor<3>>,
 }
+
+/// Tells passes of this process from each other.
+static PASSES: AtomicU64 = AtomicU64::new(0);
 
 impl BatchPass {
     /// A pass over `rows`. Rows on the same cloud prompt should stand side by side: each run of
@@ -114,88 +91,97 @@ impl BatchPass {
     ///
     /// # Panics
     /// If there are no rows or one has no tokens.
-    pub fn start(model: &Model, rows: Vec<BatchRow>) -> Self {
-        assert!(!rows.is_empty(), "a pass needs rows");
+    pub(crate) fn start(model: &Model, rows: Vec<BatchRow>) -> Self {
+        let block_len = rows.first().expect("a pass needs rows").block_len;
         let device = model.decoder.device();
         let tokens = rows.iter().flat_map(|row| &row.tokens);
         let ids: Vec<i64> = tokens.map(|token| i64::from(token.0)).collect();
         let ids = Tensor::from_data(TensorData::new(ids.clone(), [ids.len()]), &device);
-        let mut positions = Vec::new();
-        for row in &rows {
-            assert!(!row.tokens.is_empty(), "a row needs tokens");
-            let new = row.positions(row.start, row.end());
-            positions.extend(new.start().0..new.end().0);
-        }
+        let rows: Vec<_> = rows.iter().map(BatchRow::plan).collect();
         Self {
+            id: PassId(PASSES.fetch_add(1, Ordering::Relaxed)),
             hidden: model.decoder.embed(ids),
-            rotary: model.rope.rotary(positions, &device),
-            ends: token_ranges(&rows).map(|tokens| tokens.end).collect(),
-            groups: groups(&rows),
-            places: rows.iter().flat_map(BatchRow::places).collect(),
-            private: private_parts(rows, &device),
+            plan: PassPlan::new(&model.rope, rows.clone(), block_len, &device),
+            rows,
             layer: LayerIndex(0),
             queries: None,
         }
     }
 
     /// Goes on by one layer, or says which layer of a cloud prompt is missing.
-    ///
-    /// `kv`: the blocks of every layer.
-    pub fn advance(&mut self, model: &Model, kv: &mut [KvBlocks]) -> Progress {
+    pub(crate) fn advance(&mut self, model: &Model, shard: &mut Shard) -> Progress {
         let layer = self.layer;
-        self.project(model, &mut kv[layer.as_usize()]);
-        let missing = |group: &Group| {
-            let segment = group.segment.as_ref();
-            segment.is_some_and(|segment| segment.layers.get(layer).is_none())
-        };
-        if self.groups.iter().any(missing) {
+        self.project(model, shard);
+        if self.is_missing(layer) {
             return Progress::NeedsLayer(layer);
         }
-        self.attend(model, &kv[layer.as_usize()]);
-        if self.layer.as_usize() == model.decoder.layers().len() {
-            return Progress::Complete;
-        }
-        Progress::LayerDone(layer)
+        self.attend(model, shard);
+        self.progress(model, layer)
     }
 
-    fn project(&mut self, model: &Model, kv: &mut KvBlocks) {
+    /// As [`BatchPass::advance`], with heads and slices wherever `spread` has them.
+    ///
+    /// # Errors
+    /// [`Lost`] if a device is: what others computed for this pass is of no use then.
+    pub(crate) fn advance_spread(
+        &mut self,
+        model: &Model,
+        shard: &mut Shard,
+        spread: &mut Spread,
+    ) -> Result<Progress, Lost> {
+        let layer = self.layer;
+        // What was projected ahead is projected again, wherever its heads are now.
+        self.queries = None;
+        if self.is_missing(layer) {
+            return Ok(Progress::NeedsLayer(layer));
+        }
+        let weights = &model.decoder.layers()[layer.as_usize()];
+        spread.begin(self.id, &self.rows, layer, shard);
+        let input = weights.attention_input(self.hidden.clone());
+        let plan = &self.plan;
+        let sum = spread.heads(layer, &input, |keys| {
+            shard.heads(layer, input.clone(), plan, keys)
+        })?;
+        let hidden = self.hidden.clone() + sum;
+        let input = weights.feed_forward_input(hidden.clone());
+        let sum =
+            spread.feed_forward(layer, &input, || shard.feed_forward(layer, input.clone()))?;
+        self.hidden = hidden + sum;
+        self.layer = LayerIndex(layer.0 + 1);
+        Ok(self.progress(model, layer))
+    }
+
+    fn is_missing(&self, layer: LayerIndex) -> bool {
+        let mut prefixes = self.plan.prefixes();
+        prefixes.any(|segment| segment.layers.get(layer).is_none())
+    }
+
+    const fn progress(&self, model: &Model, done: LayerIndex) -> Progress {
+        if self.layer.0 == model.geometry.layer_count() {
+            return Progress::Complete;
+        }
+        Progress::LayerDone(done)
+    }
+
+    fn project(&mut self, model: &Model, shard: &mut Shard) {
         if self.queries.is_some() {
             return;
         }
         let layer = &model.decoder.layers()[self.layer.as_usize()];
-        let qkv = layer.project(self.hidden.clone(), &self.rotary);
-        kv.write(&self.places, &qkv.k, &qkv.v);
+        let qkv = layer.project(self.hidden.clone(), self.plan.rotary());
+        let kv = shard.whole_kv(self.layer);
+        kv.write(self.plan.places(), &qkv.k, &qkv.v);
         self.queries = Some(qkv.q);
     }
 
-    fn attend(&mut self, model: &Model, kv: &KvBlocks) {
+    fn attend(&mut self, model: &Model, shard: &mut Shard) {
         let queries = self.queries.take().expect("projected above");
-        let private = self.private.iter().map(|(tokens, part)| {
-            let q = narrow(&queries, tokens);
-            match part {
-                PrivatePart::Single(rows) => kv.attend(&q, rows),
-                PrivatePart::Many(row, mask) => {
-                    let view = kv.gather(&row.blocks, row.token_count);
-                    partial_attention(&q, &view, mask)
-                }
-            }
-        });
-        let private = PartialAttention::concat(private.collect());
-        let cloud = self.groups.iter().map(|group| {
-            let q = narrow(&queries, &group.tokens);
-            let segment = group.segment.as_ref();
-            // Missing layers were looked for before.
-            match segment.and_then(|segment| segment.layers.get(self.layer)) {
-                Some(layer) => partial_attention(&q, layer, &Mask::all_visible()),
-                None => PartialAttention::empty(q.dims(), &q.device()),
-            }
-        });
-        let attended = match self.groups.iter().all(|group| group.segment.is_none()) {
-            true => private,
-            false => merge(PartialAttention::concat(cloud.collect()), private),
-        };
+        let kv = shard.whole_kv(self.layer);
+        // Missing layers were looked for before.
+        let view = |segment: &CloudSegment| segment.layers.get(self.layer).cloned();
+        let attended = self.plan.attend(&queries, kv, view);
         let layer = &model.decoder.layers()[self.layer.as_usize()];
-        self.hidden = layer.finish(self.hidden.clone(), attended.output);
+        self.hidden = layer.finish(self.hidden.clone(), attended);
         self.layer = LayerIndex(self.layer.0 + 1);
     }
 
@@ -206,7 +192,7 @@ impl BatchPass {
     ///
     /// # Panics
     /// If the pass is not complete.
-    pub fn logits(self, model: &Model, rows: &[usize]) -> Vec<Vec<f32>> {
+    pub(crate) fn logits(self, model: &Model, rows: &[usize]) -> Vec<Vec<f32>> {
         assert_eq!(
             self.layer.as_usize(),
             model.decoder.layers().len(),
@@ -215,8 +201,9 @@ impl BatchPass {
         if rows.is_empty() {
             return Vec::new();
         }
+        let ends = self.plan.ends();
         let last = rows.iter().map(|row| {
-            let last = i64::try_from(self.ends[*row] - 1);
+            let last = i64::try_from(ends[*row] - 1);
             last.expect("rows are those of a tensor in memory")
         });
         let last: Vec<i64> = last.collect();
@@ -229,81 +216,5 @@ impl BatchPass {
             .try_to_vec()
             .expect("the decoder computes in f32");
         numbers.chunks(vocab_size).map(<[f32]>::to_vec).collect()
-    }
-}
-
-fn narrow(queries: &Tensor<3>, tokens: &Range<usize>) -> Tensor<3> {
-    if *tokens == (0..queries.dims()[0]) {
-        return queries.clone();
-    }
-    queries.clone().narrow(0, tokens.start, tokens.len())
-}
-
-/// Of each row, its range of the pass's tokens.
-fn token_ranges(rows: &[BatchRow]) -> impl Iterator<Item = Range<usize>> + '_ {
-    let mut end = 0;
-    rows.iter().map(move |row| {
-        let start = end;
-        end += row.tokens.len();
-        start..end
-    })
-}
-
-/// Runs of rows on the same cloud prompt.
-fn groups(rows: &[BatchRow]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (row, tokens) in rows.iter().zip(token_ranges(rows)) {
-        match groups.last_mut() {
-            Some(group) if is_same(group.segment.as_ref(), row.segment.as_ref()) => {
-                group.tokens.end = tokens.end;
-            }
-            Some(_) | None => groups.push(Group {
-                segment: row.segment.clone(),
-                tokens,
-            }),
-        }
-    }
-    groups
-}
-
-/// Runs of rows of one token, and each row of more by itself.
-fn private_parts(rows: Vec<BatchRow>, device: &Device) -> Vec<(Range<usize>, PrivatePart)> {
-    let mut parts = Vec::new();
-    let mut singles: Vec<BlockRow> = Vec::new();
-    let mut end = 0;
-    let single = |end: usize, singles: &mut Vec<BlockRow>| {
-        let tokens = end - singles.len()..end;
-        let rows = std::mem::take(singles);
-        (!tokens.is_empty()).then(|| (tokens, PrivatePart::Single(rows.into())))
-    };
-    for row in rows {
-        let start = end;
-        end += row.tokens.len();
-        let mask = Mask::causal(
-            row.positions(row.start, row.end()),
-            row.positions(0, row.end()),
-            device,
-        );
-        let is_single = row.tokens.len() == 1;
-        let row = BlockRow {
-            token_count: row.end(),
-            blocks: row.blocks,
-        };
-        if is_single {
-            singles.push(row);
-            continue;
-        }
-        parts.extend(single(start, &mut singles));
-        parts.push((start..end, PrivatePart::Many(row, mask)));
-    }
-    parts.extend(single(end, &mut singles));
-    parts
-}
-
-fn is_same(a: Option<&CloudSegment>, b: Option<&CloudSegment>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => a.layers.is_same(&b.layers),
-        (Some(_), None) | (None, Some(_)) => false,
     }
 }

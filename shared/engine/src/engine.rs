@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use edgeprompt_attention::{BlockPlace, KvBlocks};
+use edgeprompt_attention::BlockPlace;
 use edgeprompt_kv::{LayerIndex, OutOfBlocks, TokenId};
 use edgeprompt_model::Model;
 
+use crate::batch::{BatchPass, BatchRow};
 use crate::scheduler::{
     AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
 };
-use crate::{BatchPass, BatchRow, Chosen, CloudSegment, Progress, Sampler, SessionId};
+use crate::shard::{Shard, ShardShape};
+use crate::spread::{Lost, Spread};
+use crate::{Chosen, CloudSegment, Progress, Sampler, SessionId};
 
 /// What an engine may use.
 pub type EngineLimits = SchedulerLimits;
@@ -94,16 +97,20 @@ pub enum PassEvent {
 pub struct Engine {
     model: Arc<Model>,
     scheduler: Scheduler,
-    /// Of each layer.
-    kv: Vec<KvBlocks>,
+    /// What is here of the model, with its keys and values.
+    shard: Shard,
+    /// Others that compute with this one.
+    spread: Option<Spread>,
     sequences: BTreeMap<SequenceId, State>,
     /// Passes that wait for a layer of a cloud prompt, each of one row.
     suspended: Vec<Suspended>,
 }
 
 mod moving;
+mod spreading;
 
 pub use moving::{KvChunk, Progressed};
+pub use spreading::Demand;
 
 struct State {
     /// Private tokens: the prompt and what was generated.
@@ -133,19 +140,10 @@ struct Suspended {
 impl Engine {
     /// An engine without work; takes the memory of all its blocks at once.
     pub fn new(model: Arc<Model>, limits: EngineLimits) -> Self {
-        let device = model.decoder.device();
-        let geometry = &model.geometry;
-        let shape = [
-            limits.block_count,
-            geometry.kv_head_count(),
-            limits.block_len.get(),
-            geometry.head_dim(),
-        ];
-        let layers = model.decoder.layers().len();
+        let shape = ShardShape::of(&model, 1, &limits);
         Self {
-            kv: (0..layers)
-                .map(|_| KvBlocks::zeros(shape, &device))
-                .collect(),
+            shard: Shard::whole(shape, &model),
+            spread: None,
             scheduler: Scheduler::new(limits),
             sequences: BTreeMap::new(),
             suspended: Vec::new(),
@@ -219,7 +217,7 @@ impl Engine {
                 (0..block_len).map(move |slot| BlockPlace { block, slot })
             })
             .collect();
-        for (layer, kv) in (0..).map(LayerIndex).zip(&mut self.kv) {
+        for (layer, kv) in (0..).map(LayerIndex).zip(self.shard.all_kv()) {
             let view = segment.layers.get(layer).expect("the segment is complete");
             let of_tokens = |tensor: &Tensor<3>| {
                 let adopted = tensor.clone().narrow(1, 0, places.len());
@@ -240,6 +238,11 @@ impl Engine {
     /// Positions of the model.
     pub fn context_len_max(&self) -> usize {
         self.model.config.context_len_max
+    }
+
+    /// Tokens of the model's vocabulary.
+    pub fn vocab_len(&self) -> usize {
+        self.model.config.vocab_size
     }
 
     /// Whether any generation is under way.
@@ -284,6 +287,9 @@ impl Engine {
         &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
     ) -> Option<Vec<Output>> {
+        if !self.tend() {
+            return Some(Vec::new());
+        }
         let sequences = &self.sequences;
         let arriving = |id| {
             let state: Option<&State> = sequences.get(&id);
@@ -304,8 +310,12 @@ impl Engine {
         if !ready.is_empty() {
             let mut ready = self.begin(ready);
             match self.advance(&mut ready, tell) {
-                (Progress::Complete, _) => self.complete(ready, &mut outputs),
-                _ => self.suspended.push(ready),
+                Ok((Progress::Complete, _)) => self.complete(ready, &mut outputs),
+                Ok(_) => self.suspended.push(ready),
+                Err(lost) => {
+                    self.recover(lost);
+                    return Some(outputs);
+                }
             }
         }
         // Those that wait for a cloud prompt do so each for itself, and hold up nobody else.
@@ -313,7 +323,13 @@ impl Engine {
             let waiting = self.begin(vec![row]);
             self.suspended.push(waiting);
         }
-        progressed |= self.resume(tell, &mut outputs);
+        match self.resume(tell, &mut outputs) {
+            Ok(resumed) => progressed |= resumed,
+            Err(lost) => {
+                self.recover(lost);
+                progressed = true;
+            }
+        }
         progressed.then_some(outputs)
     }
 
@@ -324,7 +340,7 @@ impl Engine {
         &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
         outputs: &mut Vec<Output>,
-    ) -> bool {
+    ) -> Result<bool, Lost> {
         let token_count_max = self.scheduler.limits().max_num_batched_tokens.get();
         let mut token_count = 0;
         let (mut put_off, mut tried) = (Vec::new(), Vec::new());
@@ -334,7 +350,7 @@ impl Engine {
                 put_off.push(suspended);
                 continue;
             }
-            let (progress, layers_done) = self.advance(&mut suspended, tell);
+            let (progress, layers_done) = self.advance(&mut suspended, tell)?;
             if progress == Progress::Complete {
                 token_count += row_tokens;
                 self.complete(suspended, outputs);
@@ -347,7 +363,7 @@ impl Engine {
         }
         put_off.append(&mut tried);
         self.suspended = put_off;
-        token_count > 0
+        Ok(token_count > 0)
     }
 
     /// As far as the layers at hand allow; also how many layers that were.
@@ -355,15 +371,20 @@ impl Engine {
         &mut self,
         Suspended { pass, rows }: &mut Suspended,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
-    ) -> (Progress, usize) {
+    ) -> Result<(Progress, usize), Lost> {
         let mut layers_done = 0;
         tell(PassEvent::Resumed, rows);
         loop {
-            let progress = pass.advance(&self.model, &mut self.kv);
+            let progress = match &mut self.spread {
+                Some(spread) if spread.is_used() => {
+                    pass.advance_spread(&self.model, &mut self.shard, spread)?
+                }
+                Some(_) | None => pass.advance(&self.model, &mut self.shard),
+            };
             tell(self.event(progress), rows);
             match progress {
                 Progress::LayerDone(_) => layers_done += 1,
-                ended => return (ended, layers_done),
+                ended => return Ok((ended, layers_done)),
             }
         }
     }

@@ -8,23 +8,37 @@ mod convert;
 mod engine;
 mod forward;
 mod generate;
+mod pass_plan;
 mod prefix_cache;
 mod private_kv;
+mod probe;
+
 mod sampling;
 mod scheduler;
 mod segment;
+mod shard;
+mod spread;
 
-pub use batch::{BatchPass, BatchRow};
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
 pub use engine::{
-    Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed, SubmitError,
+    Demand, Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed,
+    SubmitError,
 };
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
 pub use prefix_cache::SessionId;
 pub use private_kv::PrivateKv;
+pub use probe::{SpeedProbe, among_threads};
 pub use sampling::{Chosen, Sampler, SamplingParams, SamplingParamsError};
 pub use scheduler::{
     AdmissionError, NotRestored, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
 };
 pub use segment::{CloudSegment, SegmentPrefill};
+pub use shard::{
+    Answer, Job, LayerJobs, Order, OrderError, PrefixKey, Reply, RowShape, SLICES_MAX, Shard,
+    ShardShape, SharedPrefix, Task,
+};
+pub use spread::{
+    Clock, Gone, LayerOwners, Lost, Owner, Owners, Pace, Part, Spread, SpreadEvent, Timing,
+    WorkerId, WorkerPort,
+};

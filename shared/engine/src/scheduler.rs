@@ -289,6 +289,20 @@ impl Scheduler {
         Ok(blocks)
     }
 
+    /// Sends every sequence back to wait: all keys and values are to be computed again.
+    pub fn recompute_all(&mut self) {
+        let mut step = Step::default();
+        for id in self.ids(|_| true) {
+            self.preempt(id, &mut step);
+        }
+        while self.cache.evict(&mut self.pool) {}
+    }
+
+    /// Blocks with keys and values that may be read again.
+    pub fn used_blocks(&self) -> Vec<BlockId> {
+        self.pool.held().collect()
+    }
+
     /// Where the private tokens of a sequence lie, if it has its turn.
     pub fn table(&self, id: SequenceId) -> Option<&BlockTable> {
         self.running.get(&id).map(|running| &running.table)

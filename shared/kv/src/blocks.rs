@@ -81,6 +81,14 @@ impl BlockPool {
         }
     }
 
+    /// The blocks that somebody holds.
+    pub fn held(&self) -> impl Iterator<Item = BlockId> + '_ {
+        (0u32..)
+            .map(BlockId)
+            .take(self.block_count())
+            .filter(|block| self.holder_count(*block) > 0)
+    }
+
     /// How many hold a block.
     pub fn holder_count(&self, block: BlockId) -> u32 {
         self.holders[block.as_usize()]

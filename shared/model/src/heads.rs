@@ -261,7 +261,7 @@ pub struct FeedForward {
 
 impl FeedForward {
     /// How wide it is.
-    pub fn width(&self) -> usize {
+    pub fn slice_width(&self) -> usize {
         self.down.layout.depth
     }
 
@@ -289,7 +289,10 @@ impl FeedForward {
     /// If there are none, or they are of different models.
     #[must_use]
     pub fn concat(parts: &[Self]) -> Self {
-        let picked: Vec<_> = parts.iter().map(|part| (part, 0..part.width())).collect();
+        let picked: Vec<_> = parts
+            .iter()
+            .map(|part| (part, 0..part.slice_width()))
+            .collect();
         Self::of(&picked)
     }
 
@@ -298,7 +301,7 @@ impl FeedForward {
             .iter()
             .map(|(from, range)| (&from.gate_up, range.clone()));
         let ups = picked.iter().map(|(from, range)| {
-            let width = from.width();
+            let width = from.slice_width();
             (&from.gate_up, range.start + width..range.end + width)
         });
         let columns: Vec<_> = gates.chain(ups).collect();

@@ -149,7 +149,8 @@ impl Linear {
             Some(bias.narrow(0, columns.start, columns.len()))
         });
         let biases: Vec<_> = biases.collect();
-        let bias = (biases.len() == parts.len()).then(|| Param::from_tensor(Tensor::cat(biases, 0)));
+        let bias =
+            (biases.len() == parts.len()).then(|| Param::from_tensor(Tensor::cat(biases, 0)));
         Self {
             bias,
             ..Self::from_lines(numbers, [depth, width], &first.weight.val().device())

@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 
 use crate::frame::{FRAME_PREFIX_BYTES, MESSAGE_BYTES_MAX};
 use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
+use crate::worker::{WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 use crate::{CloudReply, CloudRequest, InvalidMessage};
 
 type Config = Configuration<LittleEndian, Varint, Limit<MESSAGE_BYTES_MAX>>;
@@ -71,6 +72,7 @@ impl ToCloud for CloudRequest {}
 mod sealed_peer {
     use super::InvalidMessage;
     use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
+    use crate::worker::{WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 
     /// What other crates cannot implement.
     pub trait Sealed {
@@ -101,6 +103,30 @@ mod sealed_peer {
             self.check()
         }
     }
+
+    impl Sealed for WorkerStream {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for WorkerHello {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for WorkerOrder {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for WorkerReply {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
 }
 
 /// Marks what edges of one trust domain say to each other. It may hold what is private, so nothing
@@ -111,6 +137,10 @@ impl ToPeer for PeerRequest {}
 impl ToPeer for Move {}
 impl ToPeer for MoveAnswer {}
 impl ToPeer for ReaderNews {}
+impl ToPeer for WorkerStream {}
+impl ToPeer for WorkerHello {}
+impl ToPeer for WorkerOrder {}
+impl ToPeer for WorkerReply {}
 
 /// The frame that carries `message` from an edge to another.
 ///

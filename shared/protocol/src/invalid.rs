@@ -54,6 +54,19 @@ pub enum InvalidMessage {
         /// What is wrong.
         what: &'static str,
     },
+    /// The shape of what is to be spread over devices is beyond what there are models of, or
+    /// contradicts itself.
+    #[error("the shape of the leader's model is beyond the limits")]
+    WorkerShape,
+    /// More numbers follow than may.
+    #[error("{count} numbers follow, more than may")]
+    WorkerNumbers {
+        /// How many.
+        count: u32,
+    },
+    /// A list of rows, blocks or jobs is too long.
+    #[error("a list of rows, blocks or jobs is too long")]
+    WorkerList,
     /// A list of prompts is too long.
     #[error("a list of {entry_count} prompts exceeds {PROMPT_ENTRIES_MAX}")]
     TooManyEntries {

@@ -17,6 +17,7 @@ mod prompt;
 mod refusal;
 mod reply;
 mod request;
+mod worker;
 
 pub use invalid::InvalidMessage;
 pub use layer::{
@@ -35,6 +36,10 @@ pub use prompt::{
 pub use refusal::{PublicPromptProblem, Refusal};
 pub use reply::{CloudReply, KvSource, LAYER_BYTES_MAX, Manifest, PROMPT_ENTRIES_MAX, PromptEntry};
 pub use request::{CloudRequest, Fetch, FetchId};
+pub use worker::{
+    NUMBERS_MAX, WorkerAnswer, WorkerHello, WorkerJob, WorkerJobs, WorkerOrder, WorkerPrefix,
+    WorkerReply, WorkerRow, WorkerSetup, WorkerStream, WorkerTask,
+};
 
 /// The version of everything in this crate; a change of any byte on the wire changes it.
 pub const PROTOCOL_VERSION: u16 = 2;
@@ -45,6 +50,9 @@ pub const ALPN: &[u8] = b"edgeprompt/2";
 /// The name of what edges say to each other about users' sessions, on an endpoint of its own: a cloud
 /// does not speak it.
 pub const PEER_ALPN: &[u8] = b"edgeprompt-handover/1";
+
+/// The name of what a leader says to the workers that lend it their devices, on an endpoint of its own.
+pub const WORKER_ALPN: &[u8] = b"edgeprompt-worker/1";
 
 /// What a cloud sends first, on a unidirectional stream, once it has admitted an edge.
 ///

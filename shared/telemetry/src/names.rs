@@ -71,6 +71,16 @@ pub const EDGE_HANDOVER_KV_BYTES_TOTAL: &str = "edge_handover_kv_bytes_total";
 /// Histogram: from a session's last token here to its first from the node it moved to, as a user who
 /// stays here sees it.
 pub const EDGE_HANDOVER_INTERRUPTION_SECONDS: &str = "edge_handover_interruption_seconds";
+/// Gauge: devices that others lend this edge now.
+pub const EDGE_WORKERS: &str = "edge_workers";
+/// Counter: workers that were lost while they were linked.
+pub const EDGE_WORKERS_LOST_TOTAL: &str = "edge_workers_lost_total";
+/// Counter: placements of heads and slices that were brought about while generating.
+pub const EDGE_PLACEMENT_MIGRATIONS_TOTAL: &str = "edge_placement_migrations_total";
+/// Gauge: what a step takes with the placement in force, as the planner has it.
+pub const EDGE_PLACEMENT_STEP_PREDICTED_SECONDS: &str = "edge_placement_step_predicted_seconds";
+/// Counter: bytes of weights, keys and values that changed their device.
+pub const EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL: &str = "edge_placement_migrated_bytes_total";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
 pub const EDGE_KV_SOURCE_ANSWERS_TOTAL: &str = "edge_kv_source_answers_total";
 /// Counter, by [`REASON`]: questions to the cloud that brought no answer, or none for this model.
@@ -300,6 +310,26 @@ pub const METRICS: &[Metric] = &[
         EDGE_HANDOVER_INTERRUPTION_SECONDS,
         INTER_TOKEN_LATENCY_BUCKETS,
         "From a session's last token here to its first from the node it moved to.",
+    ),
+    gauge(EDGE_WORKERS, "Devices that others lend this edge now."),
+    gauge(
+        EDGE_PLACEMENT_STEP_PREDICTED_SECONDS,
+        "What a step takes with the placement in force, as the planner has it.",
+    ),
+    counter(
+        EDGE_WORKERS_LOST_TOTAL,
+        Unit::Count,
+        "Workers that were lost while they were linked.",
+    ),
+    counter(
+        EDGE_PLACEMENT_MIGRATIONS_TOTAL,
+        Unit::Count,
+        "Placements of heads and slices that were brought about while generating.",
+    ),
+    counter(
+        EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL,
+        Unit::Bytes,
+        "Bytes of weights, keys and values that changed their device.",
     ),
     counter(
         EDGE_KV_SOURCE_ANSWERS_TOTAL,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME};
+use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME, WORKER_ALPN};
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -164,6 +164,23 @@ impl CloudEndpoint<PeerLink> {
     ) -> Result<Self, BindError> {
         let admission = Admission::TrustDomain;
         Self::start(addr, (identity.credentials(), admission), config, SESSIONS)
+    }
+
+    /// Listens for edges of the same trust domain that lend this one their devices.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_workers(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let admission = Admission::TrustDomain;
+        let speech = Speech {
+            alpn: WORKER_ALPN,
+            ..SESSIONS
+        };
+        Self::start(addr, (identity.credentials(), admission), config, speech)
     }
 }
 

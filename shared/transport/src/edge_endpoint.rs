@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME};
+use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME, WORKER_ALPN};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError, TransportConfig};
 use tokio::time::timeout;
@@ -227,7 +227,27 @@ impl PeerEndpoint {
         identity: &EdgeIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        let crypto = tls::neighbour_crypto(identity.credentials(), PEER_ALPN)?;
+        Self::start(addr, (identity, PEER_ALPN), config)
+    }
+
+    /// As [`PeerEndpoint::bind`], for links to an edge that one lends one's device to.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_for_work(
+        addr: SocketAddr,
+        identity: &EdgeIdentity,
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        Self::start(addr, (identity, WORKER_ALPN), config)
+    }
+
+    fn start(
+        addr: SocketAddr,
+        (identity, alpn): (&EdgeIdentity, &[u8]),
+        config: LinkConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = tls::neighbour_crypto(identity.credentials(), alpn)?;
         let transport = config.peer_transport(PathHint::default());
         EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport)).map(Self)
     }

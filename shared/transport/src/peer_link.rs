@@ -113,9 +113,9 @@ impl PeerLink {
     ///
     /// # Errors
     /// [`PeerError`].
-    pub async fn open(
+    pub async fn open<M: ToPeer>(
         &self,
-        request: &PeerRequest,
+        request: &M,
         priority: i32,
     ) -> Result<(PeerSender, PeerReceiver), PeerError> {
         let opening = timeout(self.timeouts.message, self.connection.open_bi());
@@ -129,6 +129,19 @@ impl PeerLink {
         };
         sender.send(request).await?;
         Ok((sender, PeerReceiver::new(receive, self.timeouts.message)))
+    }
+
+    /// The next stream that the other edge opens, with its first message.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn accept<M: ToPeer>(&self) -> Result<(M, PeerSender, PeerReceiver), PeerError> {
+        let (stream, receive) = self.connection.accept_bi().await.map_err(LinkLost::from)?;
+        let patience = self.timeouts.message;
+        let mut receiver = PeerReceiver::new(receive, patience);
+        let first = timeout(patience, receiver.receive()).await;
+        let first = first.map_err(|_| PeerError::TimedOut)??;
+        Ok((first, PeerSender { stream, patience }, receiver))
     }
 
     /// Reads the requests of streams that the other edge opens, as they come, until the link is gone.

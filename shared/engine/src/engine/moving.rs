@@ -82,7 +82,11 @@ impl Engine {
 
     /// Keys and values of private tokens that are computed; fewer than asked for if not all are, and
     /// `None` if none is.
-    pub fn take_out(&self, id: SequenceId, tokens: Range<usize>) -> Option<KvChunk> {
+    pub fn take_out(&mut self, id: SequenceId, tokens: Range<usize>) -> Option<KvChunk> {
+        if !self.shard.is_whole() {
+            // Not worth collecting from several devices: they are computed again where they go.
+            return None;
+        }
         let table = self.scheduler.table(id)?;
         let end = tokens.end.min(self.scheduler.computed_len(id));
         let tokens = tokens.start..end;
@@ -94,7 +98,7 @@ impl Engine {
         let blocks = &table.blocks()[first..end.div_ceil(block_len)];
         let blocks: Vec<usize> = blocks.iter().map(|block| block.as_usize()).collect();
         let skipped = tokens.start - first * block_len;
-        let layers = self.kv.iter().map(|kv| {
+        let layers = self.shard.all_kv().map(|kv| {
             let view = kv.gather(&blocks, end - first * block_len);
             let of_tokens = |tensor: Tensor<3>| tensor.narrow(1, skipped, tokens.len());
             KvView {
@@ -123,10 +127,9 @@ impl Engine {
         if places.is_empty() {
             return;
         }
-        let geometry = &self.model.geometry;
-        let shape = [places.len(), geometry.kv_head_count(), geometry.head_dim()];
-        let zeros = Tensor::zeros(shape, &self.model.decoder.device());
-        for kv in &mut self.kv {
+        let (dim, device) = (self.model.geometry.head_dim(), self.model.decoder.device());
+        for kv in self.shard.all_kv() {
+            let zeros = Tensor::zeros([places.len(), kv.head_count(), dim], &device);
             kv.write(&places, &zeros, &zeros);
         }
     }
@@ -140,7 +143,12 @@ impl Engine {
     /// # Panics
     /// If the chunk is not of this model's shape.
     pub fn put_in(&mut self, id: SequenceId, chunk: KvChunk) -> Result<(), NotRestored> {
-        let Self { scheduler, kv, .. } = self;
+        if !self.shard.is_whole() {
+            return Err(NotRestored::Spread);
+        }
+        let Self {
+            scheduler, shard, ..
+        } = self;
         let table = scheduler.restore(id, chunk.tokens.clone())?;
         let block_len = table.block_len();
         let places: Arc<[BlockPlace]> = chunk
@@ -150,7 +158,9 @@ impl Engine {
                 slot: token % block_len,
             })
             .collect();
-        assert_eq!(chunk.layers.len(), kv.len(), "one view for each layer");
+        let layer_count = shard.shape().layer_count;
+        assert_eq!(chunk.layers.len(), layer_count, "one view for each layer");
+        let kv = shard.all_kv();
         for ((layer, kv), view) in (0..).map(LayerIndex).zip(kv).zip(chunk.layers) {
             let [keys, values] = [view.keys, view.values].map(|tensor| tensor.swap_dims(0, 1));
             assert_eq!(

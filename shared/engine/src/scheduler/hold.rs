@@ -18,6 +18,9 @@ pub enum NotRestored {
     /// They are of tokens that are not known here, or not next to those that were put in before.
     #[error("the tokens do not follow those that are here")]
     OutOfOrder,
+    /// Heads are on several devices.
+    #[error("attention heads are on several devices")]
+    Spread,
     /// There is no place for one more sequence.
     #[error("as many sequences compute as may")]
     NoPlace,

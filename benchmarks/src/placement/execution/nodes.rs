@@ -1,0 +1,173 @@
+//! The leader, its workers, and a link to each.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use edgeprompt_testkit::emulator::EmulatorHandle;
+use edgeprompt_transport::{CloudIdentity, EdgeIdentity};
+use serde_json::json;
+
+use super::ExecutionArgs;
+use crate::http::Server;
+use crate::serving::{Node, NodeSpec, ServingNode};
+use crate::transfer::link_args::LinkSpec;
+
+/// Until all workers are there and what they are to do has come.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
+/// One leader and its workers; dropping it ends them.
+pub(super) struct Nodes {
+    leader: ServingNode,
+    _workers: Vec<ServingNode>,
+    _links: Vec<EmulatorHandle>,
+    _dir: tempfile::TempDir,
+}
+
+/// What a user hears.
+pub(super) struct Answered {
+    pub(super) tokens: Vec<u64>,
+    pub(super) token_ms: f64,
+}
+
+impl Nodes {
+    pub(super) fn start(args: &ExecutionArgs, (count, policy): (usize, &str)) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let (cloud, token) = CloudIdentity::init(&dir.path().join("cloud"))?;
+        let identity = dir.path().join("leader");
+        EdgeIdentity::join(&token)?.save(&identity)?;
+        let share = args.share.to_string();
+        let plan_every = args.plan_every.to_string();
+        let shape = args.model_shape.to_string();
+        let mut words: Vec<OsString> = vec!["-q".into(), "--local".into()];
+        words.extend(["--identity".into(), identity.into()]);
+        let values = [
+            ("--port", "0"),
+            ("--worker-listen", "127.0.0.1:0"),
+            ("--placement", policy),
+            ("--plan-every", &plan_every),
+            ("--own-share", &share),
+            ("--load-format", "dummy"),
+            ("--model-shape", &shape),
+            ("--kv-cache-mib", "64"),
+        ];
+        words.extend(
+            values
+                .iter()
+                .flat_map(|(flag, value)| [flag, value])
+                .map(Into::into),
+        );
+        let leader = ServingNode::start(&NodeSpec {
+            node: Node::Edge,
+            args: words,
+            log: None,
+            threads: Some(args.threads),
+        })?;
+        let addr = leader.worker_addr().context("a leader takes workers")?;
+        let addr: SocketAddr = addr.parse()?;
+        let link = LinkSpec {
+            megabits: args.rate,
+            rtt: args.rtt()?,
+            loss_percent: 0.0,
+        };
+        let mut links = Vec::new();
+        let mut workers = Vec::new();
+        for index in 0..count {
+            let identity = dir.path().join(format!("worker-{index}"));
+            let token = cloud.invite(Duration::from_secs(3600))?;
+            EdgeIdentity::join(&token)?.save(&identity)?;
+            let link = link.emulate(addr, args.seed + index as u64)?;
+            let words: Vec<OsString> = vec![
+                "-q".into(),
+                "--leader".into(),
+                link.addr().to_string().into(),
+                "--identity".into(),
+                identity.into(),
+                "--share".into(),
+                share.clone().into(),
+            ];
+            workers.push(ServingNode::start(&NodeSpec {
+                node: Node::Worker,
+                args: words,
+                log: None,
+                threads: Some(args.threads),
+            })?);
+            links.push(link);
+        }
+        let nodes = Self {
+            leader,
+            _workers: workers,
+            _links: links,
+            _dir: dir,
+        };
+        nodes.wait_until_there(count)?;
+        Ok(nodes)
+    }
+
+    fn wait_until_there(&self, count: usize) -> Result<()> {
+        let give_up = Instant::now() + PATIENCE;
+        let (mut before, mut still) = (-1.0, 0);
+        while Instant::now() < give_up {
+            let there = self.metric("edge_workers")?;
+            let moved = self.metric("edge_placement_migrations_total")?;
+            still = match there == count as f64 && moved == before {
+                true => still + 1,
+                false => 0,
+            };
+            before = moved;
+            // Nothing has moved for two seconds: what was planned at first is done.
+            if still >= 20 {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_PERIOD);
+        }
+        bail!("not all workers have come to the leader")
+    }
+
+    /// One answer to the same question.
+    pub(super) fn answer(&self, args: &ExecutionArgs) -> Result<Answered> {
+        let vocabulary = args.model_shape.config().vocab_size;
+        let prompt: Vec<_> = (0..args.prompt_len)
+            .map(|index| 3 + index * 37 % (vocabulary - 3))
+            .collect();
+        let body = json!({
+            "model": args.model_shape.to_string(),
+            "prompt": prompt,
+            "max_tokens": args.tokens,
+            "temperature": 0,
+            "ignore_eos": true,
+            "return_token_ids": true,
+        });
+        let answer = self.server().post_json("/v1/completions", &body)?;
+        let tokens = answer["choices"][0]["token_ids"].as_array();
+        let tokens = tokens.context("token ids are expected")?.iter();
+        let ms = answer["timings"]["predicted_per_token_ms"].as_f64();
+        Ok(Answered {
+            tokens: tokens.filter_map(serde_json::Value::as_u64).collect(),
+            token_ms: ms.context("timings are expected")?,
+        })
+    }
+
+    /// What a step takes with the placement in force, by the planner's model.
+    pub(super) fn predicted_ms(&self) -> Result<f64> {
+        Ok(self.metric("edge_placement_step_predicted_seconds")? * 1e3)
+    }
+
+    pub(super) fn migrations(&self) -> Result<f64> {
+        self.metric("edge_placement_migrations_total")
+    }
+
+    fn server(&self) -> Server {
+        Server::at(self.leader.addr())
+    }
+
+    fn metric(&self, name: &str) -> Result<f64> {
+        let page = self.server().get("/metrics")?;
+        let mut values = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(values.next().map_or(Ok(0.0), str::parse)?)
+    }
+}

@@ -1,0 +1,11 @@
+//! A model on several devices: an edge node leads, others lend it theirs. What is placed where is
+//! `edgeprompt_placement`'s to say, how it is computed the engine's; here it travels.
+
+pub mod foreman;
+pub mod gate;
+mod measures;
+pub mod port;
+pub mod wire;
+pub mod work;
+
+pub use measures::own_speed;

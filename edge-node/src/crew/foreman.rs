@@ -1,0 +1,454 @@
+//! Decides, every so many tokens, which device computes what, from what was measured; on the thread of
+//! the engine, between two steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgeprompt_engine::{
+    Clock, Engine, LayerOwners, Owner, Owners, Pace, Part, ShardShape, SpreadEvent, Timing,
+    WorkerId,
+};
+use edgeprompt_placement::{
+    Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Placement, Policy, WeightCopy,
+    decide, exact, real, step_seconds,
+};
+use edgeprompt_telemetry::names;
+use metrics::{counter, gauge};
+
+use crate::crew::gate::Newcomer;
+use crate::crew::measures::Smoothed;
+use crate::crew::port::Standing;
+use crate::crew::work::rest;
+
+/// Before anything is known of a link: what small networks carry.
+const RATE_UNKNOWN: f64 = 1e9;
+const ONE_WAY_UNKNOWN: Duration = Duration::from_micros(200);
+
+/// What the leader's own link is taken to carry: its workers' links are what is measured.
+const LEADER_RATE: f64 = 1e10;
+
+/// What a leader that says nothing of it gives to its own jobs: it holds the whole model anyway.
+const LEADER_MEMORY: u64 = 1 << 50;
+
+/// Tokens of context that are planned for while nobody asks anything.
+const CONTEXT_IDLE: usize = 256;
+
+/// Tokens still to come that are planned for while nobody asks anything.
+const REMAINING_IDLE: usize = 1024;
+
+/// How the foreman decides.
+#[derive(Clone, Copy, Debug)]
+pub struct ForemanConfig {
+    /// λ: tokens between two plans.
+    pub plan_every: usize,
+    /// What this node computes, in floating-point operations a second.
+    pub own_flops_per_second: f64,
+    /// How it decides.
+    pub policy: PlacementPolicy,
+    /// How much of the time this node computes while workers are linked, from 1 to 100.
+    pub own_percent: u8,
+}
+
+/// What is placed where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PlacementPolicy {
+    /// Where a token takes least time, which may be this node alone
+    Best,
+    /// The same number of heads and slices on every device, whatever that costs
+    Even,
+    /// This node alone, whatever its workers could do
+    Here,
+}
+
+/// What is known of a worker.
+struct Hand {
+    standing: Standing,
+    memory_bytes: u64,
+    has_model: bool,
+    flops_per_second: Smoothed,
+    one_way_seconds: Smoothed,
+}
+
+/// Keeps the list of workers and decides what they do.
+pub struct Foreman {
+    config: ForemanConfig,
+    model: ModelShape,
+    hands: BTreeMap<WorkerId, Hand>,
+    own: Smoothed,
+    next_id: u32,
+    tokens_since: usize,
+    /// Somebody came, went or wants to go.
+    is_urgent: bool,
+}
+
+impl Foreman {
+    /// Nobody yet.
+    pub fn new(engine: &Engine, vocab_len: usize, config: ForemanConfig) -> Self {
+        Self {
+            model: model_shape(engine.shard_shape(), vocab_len),
+            own: Smoothed::new(config.own_flops_per_second),
+            hands: BTreeMap::new(),
+            next_id: 0,
+            tokens_since: 0,
+            is_urgent: false,
+            config,
+        }
+    }
+
+    /// Somebody lends a device.
+    pub fn admit(&mut self, engine: &mut Engine, newcomer: Newcomer) -> WorkerId {
+        let id = WorkerId(self.next_id);
+        self.next_id += 1;
+        let Newcomer {
+            port,
+            hello,
+            standing,
+        } = newcomer;
+        tracing::info!(
+            worker = id.0,
+            addr = %standing.addr(),
+            memory_mib = hello.memory_bytes >> 20,
+            gflops = hello.flops_per_second / 1e9,
+            has_model = hello.has_model,
+            "a worker lends its device"
+        );
+        let one_way = standing
+            .link()
+            .map_or(ONE_WAY_UNKNOWN, |link| link.rtt.div_f64(2.0));
+        let hand = Hand {
+            memory_bytes: hello.memory_bytes,
+            has_model: hello.has_model,
+            flops_per_second: Smoothed::new(hello.flops_per_second),
+            one_way_seconds: Smoothed::new(one_way.as_secs_f64()),
+            standing,
+        };
+        self.hands.insert(id, hand);
+        engine.join(id, Box::new(port));
+        self.is_urgent = true;
+        self.gauge();
+        id
+    }
+
+    /// Whether there is anybody to look after.
+    pub fn has_hands(&self) -> bool {
+        !self.hands.is_empty()
+    }
+
+    /// Bytes sent to workers and received from them.
+    pub fn traffic(&self) -> (u64, u64) {
+        let all = self.hands.values().map(|hand| hand.standing.traffic());
+        all.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+    }
+
+    /// After a step that brought so many tokens: hears what happened, and plans if it is time.
+    pub fn after_step(&mut self, engine: &mut Engine, token_count: usize) {
+        self.tokens_since += token_count;
+        self.hear(engine);
+        self.let_go(engine);
+        let Some(spread) = engine.spread() else {
+            return;
+        };
+        let is_time = self.is_urgent || self.tokens_since >= self.config.plan_every;
+        if !is_time || spread.is_migrating() {
+            return;
+        }
+        if self.hands.is_empty() {
+            return;
+        }
+        (self.is_urgent, self.tokens_since) = (false, 0);
+        self.measure(engine);
+        self.predict(engine);
+        match self.config.policy {
+            PlacementPolicy::Best => self.plan(engine),
+            PlacementPolicy::Even => self.deal(engine),
+            PlacementPolicy::Here => {}
+        }
+    }
+
+    /// What a step takes with the placement in force, as the planner has it.
+    fn predict(&self, engine: &Engine) {
+        let Ok(instance) = self.instance(engine) else {
+            return;
+        };
+        let counts = instance.previous_counts();
+        let seconds =
+            counts.and_then(|counts| step_seconds(&instance, counts, instance.workload().dataflow));
+        if let Some(seconds) = seconds {
+            gauge!(names::EDGE_PLACEMENT_STEP_PREDICTED_SECONDS).set(seconds);
+        }
+    }
+
+    /// Deals jobs to all devices in turn.
+    fn deal(&self, engine: &mut Engine) {
+        let staying = self.hands.iter().filter(|it| !it.1.standing.is_leaving());
+        let all = [Owner::Here].into_iter();
+        let all: Vec<_> = all
+            .chain(staying.map(|(id, _)| Owner::Worker(*id)))
+            .collect();
+        let mut next = all.iter().cycle().copied();
+        let shape = engine.shard_shape();
+        let layers = (0..shape.layer_count).map(|_| LayerOwners {
+            heads: next.by_ref().take(shape.kv_head_count).collect(),
+            slices: next.by_ref().take(shape.slice_count).collect(),
+        });
+        let goal = Owners::new(layers.collect());
+        if engine.spread().is_some_and(|it| *it.owners() != goal) {
+            engine.aim(goal);
+        }
+    }
+
+    fn hear(&mut self, engine: &mut Engine) {
+        let events = engine.spread_mut().map(|spread| spread.take_events());
+        for event in events.into_iter().flatten() {
+            match event {
+                SpreadEvent::Moved {
+                    jobs,
+                    kv_bytes,
+                    weight_bytes,
+                } => {
+                    tracing::info!(
+                        jobs,
+                        kv_bytes,
+                        weight_bytes,
+                        "heads and slices changed hands"
+                    );
+                    counter!(names::EDGE_PLACEMENT_MIGRATIONS_TOTAL).increment(1);
+                    counter!(names::EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL)
+                        .increment(kv_bytes + weight_bytes);
+                }
+                SpreadEvent::Lost(lost) => {
+                    tracing::warn!(
+                        worker = lost.worker.0,
+                        reason = lost.reason,
+                        "a worker is lost: what it had is computed again"
+                    );
+                    counter!(names::EDGE_WORKERS_LOST_TOTAL).increment(1);
+                    self.hands.remove(&lost.worker);
+                    self.is_urgent = true;
+                }
+            }
+            self.gauge();
+        }
+    }
+
+    /// Those that want to go, and have nothing to do any more.
+    fn let_go(&mut self, engine: &mut Engine) {
+        let leaving = self.hands.iter().filter(|it| it.1.standing.is_leaving());
+        let leaving: Vec<_> = leaving.map(|(id, _)| *id).collect();
+        for id in leaving {
+            let dismissed = engine.spread_mut().is_some_and(|it| it.dismiss(id));
+            if dismissed {
+                tracing::info!(worker = id.0, "a worker left");
+                self.hands.remove(&id);
+                self.gauge();
+            } else {
+                self.is_urgent = true;
+            }
+        }
+    }
+
+    fn gauge(&self) {
+        gauge!(names::EDGE_WORKERS).set(self.hands.len() as f64);
+    }
+
+    /// Takes in what the last steps took.
+    fn measure(&mut self, engine: &mut Engine) {
+        let Some(spread) = engine.spread_mut() else {
+            return;
+        };
+        let mut flops: BTreeMap<Owner, (f64, f64)> = BTreeMap::new();
+        for ((owner, part), timing) in spread.take_timings() {
+            let sum = flops.entry(owner).or_default();
+            sum.0 += self.flops(part, &timing);
+            sum.1 += timing.busy.as_secs_f64();
+            if let (Owner::Worker(id), true) = (owner, timing.away_count > 0)
+                && let Some(hand) = self.hands.get_mut(&id)
+            {
+                let each = timing.away.as_secs_f64() / f64::from(timing.away_count);
+                hand.one_way_seconds.note(each / 2.0);
+            }
+        }
+        for (owner, (flops, seconds)) in flops {
+            match owner {
+                Owner::Here => self.own.note(flops / seconds),
+                Owner::Worker(id) => {
+                    if let Some(hand) = self.hands.get_mut(&id) {
+                        hand.flops_per_second.note(flops / seconds);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Operations of what was measured: of a decode step as the planner counts them.
+    fn flops(&self, part: Part, timing: &Timing) -> f64 {
+        let ModelShape {
+            hidden_dim,
+            head_dim,
+            mlp_dim,
+            ..
+        } = self.model;
+        let group = self.model.q_head_count / self.model.kv_head_count;
+        match part {
+            Part::Heads => {
+                let weights = (hidden_dim * head_dim * (2 * group + 2)) as f64;
+                let seen = (4 * group * head_dim) as f64;
+                2.0 * weights * timing.job_tokens as f64 + seen * timing.job_seen as f64
+            }
+            Part::FeedForward => {
+                let weights = (3 * hidden_dim * mlp_dim) as f64 / SLICE_COUNT as f64;
+                2.0 * weights * timing.job_tokens as f64
+            }
+        }
+    }
+
+    fn plan(&self, engine: &mut Engine) {
+        let instance = self.instance(engine);
+        let decision = instance.map(|it| decide(&it, exact::plan, &Policy::default()));
+        match decision {
+            Ok(Ok(Decision::Stay { .. })) => {}
+            Ok(Ok(Decision::Move(change))) => {
+                tracing::info!(
+                    moves = change.moves.len(),
+                    step_ms = change.step_seconds * 1e3,
+                    migration_ms = change.migration_seconds * 1e3,
+                    "another placement is better"
+                );
+                engine.aim(owners(&change.placement));
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "no placement: it stays as it is"),
+            Err(error) => tracing::warn!(%error, "nothing can be planned: it stays as it is"),
+        }
+    }
+
+    /// What a plan depends on. Those that want to go are not in it.
+    fn instance(&self, engine: &Engine) -> Result<Instance, edgeprompt_placement::InstanceError> {
+        let leader = Device {
+            id: DeviceId(0),
+            flops_per_second: self.own.get(),
+            memory_bytes: LEADER_MEMORY,
+            link: Link {
+                bits_per_second: LEADER_RATE,
+                one_way_seconds: 0.0,
+            },
+            weights: WeightCopy::Whole,
+        };
+        let staying = self.hands.iter().filter(|it| !it.1.standing.is_leaving());
+        let devices = staying.map(|(id, hand)| Device {
+            id: DeviceId(id.0 + 1),
+            flops_per_second: hand.flops_per_second.get(),
+            memory_bytes: hand.memory_bytes,
+            link: Link {
+                bits_per_second: rate(&hand.standing),
+                one_way_seconds: hand.one_way_seconds.get(),
+            },
+            weights: match hand.has_model {
+                true => WeightCopy::Whole,
+                false => WeightCopy::OfItsJobs,
+            },
+        });
+        let devices = [leader].into_iter().chain(devices).collect();
+        let demand = engine.demand();
+        let load = Load {
+            sequence_count: demand.sequence_count.max(1),
+            context_len: match demand.sequence_count {
+                0 => CONTEXT_IDLE,
+                _ => demand.context_len,
+            },
+            headroom_len: self.config.plan_every * demand.sequence_count.max(1),
+            ffn_slice_count: SLICE_COUNT,
+        };
+        let remaining = match demand.sequence_count {
+            0 => REMAINING_IDLE,
+            count => demand.remaining_len / count,
+        };
+        let spread = engine.spread();
+        let previous = spread.map(|spread| placement(spread.owners()));
+        Instance::new(devices, real(&self.model, &load), previous, remaining)
+    }
+}
+
+/// Slices of each feed-forward network: fine enough to balance a handful of devices.
+pub const SLICE_COUNT: usize = 8;
+
+fn rate(standing: &Standing) -> f64 {
+    let known = standing
+        .link()
+        .map(|link| link.rate.as_bits_per_second() as f64);
+    known.filter(|rate| *rate > 0.0).unwrap_or(RATE_UNKNOWN)
+}
+
+fn model_shape(shape: &ShardShape, vocab_len: usize) -> ModelShape {
+    ModelShape {
+        layer_count: shape.layer_count,
+        hidden_dim: shape.head.hidden_dim,
+        q_head_count: shape.kv_head_count * shape.head.group_len,
+        kv_head_count: shape.kv_head_count,
+        head_dim: shape.head.head_dim,
+        mlp_dim: shape.mlp_dim,
+        vocab_len,
+        weight_bytes: size_of::<f32>(),
+        kv_bytes: size_of::<f32>(),
+        hidden_bytes: size_of::<f32>(),
+    }
+}
+
+fn device(owner: Owner) -> DeviceId {
+    match owner {
+        Owner::Here => DeviceId(0),
+        Owner::Worker(id) => DeviceId(id.0 + 1),
+    }
+}
+
+const fn owner(device: DeviceId) -> Owner {
+    match device.0.checked_sub(1) {
+        None => Owner::Here,
+        Some(id) => Owner::Worker(WorkerId(id)),
+    }
+}
+
+/// As the planner has it: by stage, heads before slices in each layer.
+fn placement(owners: &Owners) -> Placement {
+    let stages = owners.layers().iter().flat_map(|layer| {
+        [&layer.heads, &layer.slices]
+            .map(|owners| owners.iter().map(|owner| device(*owner)).collect())
+    });
+    Placement::new(stages.collect())
+}
+
+/// As the engine has it.
+pub fn owners(placement: &Placement) -> Owners {
+    let stages = placement.owners().as_chunks::<2>().0.iter();
+    let of = |devices: &[DeviceId]| devices.iter().map(|device| owner(*device)).collect();
+    let layers = stages.map(|[heads, slices]| LayerOwners {
+        heads: of(heads),
+        slices: of(slices),
+    });
+    Owners::new(layers.collect())
+}
+
+/// What an engine is to know of time that others compute with: the clock, and to rest so much after its
+/// own part.
+pub fn time(own_percent: u8) -> (Clock, Pace) {
+    let began = Instant::now();
+    let clock = Arc::new(move || began.elapsed());
+    let pace = Arc::new(move |worked| rest(worked, own_percent));
+    (clock, pace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placements_and_owners_are_the_same_thing() {
+        let some = |seed: u32| (0..4).map(|it| owner(DeviceId((it * seed) % 3))).collect();
+        let layer = |seed| LayerOwners {
+            heads: some(seed),
+            slices: some(seed + 1),
+        };
+        let before = Owners::new((0..5).map(layer).collect());
+        assert_eq!(owners(&placement(&before)), before);
+    }
+}

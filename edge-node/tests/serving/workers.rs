@@ -1,0 +1,212 @@
+//! Heads and feed-forward slices on other devices: the tokens are those of one, whatever happens to the
+//! workers.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use serde_json::json;
+
+use crate::edge::{Edge, demo_model, streaming};
+use crate::http::events;
+use crate::support::{Cluster, edge_node, run, stderr};
+use crate::{cluster, guest};
+
+/// Tokens of an answer: long enough for something to happen meanwhile.
+const LEN: u64 = 300;
+
+struct Worker {
+    log: PathBuf,
+    process: Child,
+}
+
+impl Worker {
+    /// Lends a device to `edge`, with an identity that has joined.
+    fn start(cluster: &Cluster, identity: &str, (edge, args): (&Edge, &[&str])) -> Self {
+        let log = cluster.dir.path().join(format!("{identity}.log"));
+        let mut process = Command::new(edge_node())
+            .args(["worker", "--leader", edge.worker_addr.as_ref().unwrap()])
+            .arg("--identity")
+            .arg(cluster.dir.path().join(identity))
+            .args(args)
+            .env("RUST_LOG", "trace")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(&log)
+                    .unwrap(),
+            )
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let said = lines.next().map(Result::unwrap);
+        let worker = Self { log, process };
+        assert!(
+            said.is_some_and(|line| line.starts_with("lending this device to ")),
+            "{}",
+            worker.log()
+        );
+        worker
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Tells it to leave, and waits until it has.
+    fn leave(&mut self) -> ExitStatus {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.process.wait().unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn leader(cluster: &Cluster) -> Edge {
+    let args = [
+        "--cloud-prompt",
+        "desk",
+        "--worker-listen",
+        "127.0.0.1:0",
+        "--placement",
+        "even",
+        "--plan-every",
+        "8",
+    ];
+    let edge = Edge::start(cluster, "leader", &args);
+    edge.wait_until_ready();
+    edge
+}
+
+fn more() -> serde_json::Value {
+    json!({ "max_tokens": LEN })
+}
+
+/// Waits until so many workers are there, each with heads.
+fn wait_until_spread(edge: &Edge, workers: u32) {
+    let migrations = edge.metric("edge_placement_migrations_total");
+    let is_so = || {
+        edge.metric("edge_workers") == f64::from(workers)
+            && edge.metric("edge_placement_migrations_total") > migrations
+    };
+    edge.wait_until("placement on all workers", is_so);
+}
+
+/// The tokens of users who ask at the same time, and what happens meanwhile.
+fn asked_together(edge: &Edge, meanwhile: impl FnOnce()) -> Vec<Vec<u64>> {
+    thread::scope(|scope| {
+        let first = edge.begin("/v1/completions", &streaming(&guest(0), &more()));
+        let others: Vec<_> = (1..4)
+            .map(|index| scope.spawn(move || edge.streamed(&guest(index), &more()).0))
+            .collect();
+        let mut first = first;
+        let begun = first.chunk().unwrap();
+        meanwhile();
+        let body = begun + &first.whole().body;
+        let (events, done) = events(&body);
+        assert!(done, "{body}");
+        let ids = events.iter().flat_map(|event| {
+            let ids = event["choices"][0]["token_ids"].as_array();
+            let ids = ids.into_iter().flatten();
+            ids.map(|id| id.as_u64().unwrap()).collect::<Vec<_>>()
+        });
+        let first: Vec<u64> = ids.collect();
+        let others = others.into_iter().map(|user| user.join().unwrap());
+        [first].into_iter().chain(others).collect()
+    })
+}
+
+#[test]
+fn heads_on_other_devices_change_no_token_whatever_happens_to_them() {
+    let cluster = cluster();
+    let edge = leader(&cluster);
+    let expected = asked_together(&edge, || {});
+
+    for name in ["worker-0", "worker-1"] {
+        cluster.invite(name);
+    }
+    let mut first = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    wait_until_spread(&edge, 1);
+    let model = demo_model();
+    let own = ["--model", model.to_str().unwrap()];
+    let mut second = Worker::start(&cluster, "worker-1", (&edge, &own));
+    assert_eq!(asked_together(&edge, || {}), expected, "while one joins");
+    wait_until_spread_over(&edge, 2);
+    assert_eq!(asked_together(&edge, || {}), expected, "on three devices");
+
+    assert_eq!(
+        asked_together(&edge, || first.kill()),
+        expected,
+        "one is killed"
+    );
+    edge.wait_until("lost worker", || {
+        edge.metric("edge_workers_lost_total") == 1.0
+    });
+    let third = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    wait_until_spread_over(&edge, 2);
+    assert_eq!(asked_together(&edge, || {}), expected, "it is back");
+
+    let mut status = None;
+    let found = asked_together(&edge, || status = Some(second.leave()));
+    assert_eq!(found, expected, "one leaves");
+    assert!(status.unwrap().success(), "{}", second.log());
+    assert_eq!(edge.metric("edge_workers_lost_total"), 1.0, "it was let go");
+
+    for log in [first.log(), second.log(), third.log(), edge.log()] {
+        for private in ["Ada", "Alan", "Grace", "plan costs"] {
+            assert!(!log.contains(private), "private text in a log");
+        }
+    }
+}
+
+/// Waits until so many workers are there and nothing is on its way.
+fn wait_until_spread_over(edge: &Edge, workers: u32) {
+    let mut before = -1.0;
+    edge.wait_until("placement that stays", || {
+        let now = edge.metric("edge_placement_migrations_total");
+        let is_so = edge.metric("edge_workers") == f64::from(workers) && now == before;
+        before = now;
+        is_so
+    });
+}
+
+#[test]
+fn a_worker_says_why_nobody_takes_its_device() {
+    let cluster = cluster();
+    let edge = Edge::start(&cluster, "serve", &["--local"]);
+    let identity = cluster.dir.path().join("edge");
+    let mut command = Command::new(edge_node());
+    command.args(["worker", "--leader", &edge.addr, "--identity"]);
+    let refused = run(command.arg(identity));
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("--worker-listen"),
+        "{}",
+        stderr(&refused)
+    );
+    let mut command = Command::new(edge_node());
+    command.args(["worker", "--leader", &edge.addr, "--identity"]);
+    let stranger = run(command.arg(cluster.dir.path().join("nobody")));
+    assert_eq!(stranger.status.code(), Some(2), "{}", stderr(&stranger));
+    assert!(
+        stderr(&stranger).contains("--join TOKEN"),
+        "{}",
+        stderr(&stranger)
+    );
+}

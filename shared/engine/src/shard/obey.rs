@@ -1,0 +1,415 @@
+//! A worker's side: orders in, answers out. Everything in an order is checked here; what is behind it
+//! may then rely on that.
+
+use std::time::Duration;
+
+use burn::tensor::{Tensor, TensorData};
+use edgeprompt_attention::KvView;
+use edgeprompt_kv::LayerIndex;
+use edgeprompt_model::FeedForward;
+
+use super::{Answer, Job, LayerJobs, OrderError, RowShape, Shard, SharedPrefix, Task};
+use crate::pass_plan::{PassPlan, RowPlan};
+
+/// Most cloud prompts that a worker holds parts of: more than sequences compute at a time.
+const PREFIXES_MAX: usize = 1024;
+
+impl Shard {
+    /// Does what an order asks for; how long that took is for the caller to say.
+    ///
+    /// # Errors
+    /// [`OrderError`]; nothing is to be obeyed after that.
+    pub fn obey(&mut self, task: Task) -> Result<Option<Answer>, OrderError> {
+        match task {
+            Task::Begin { rows } => self.begin(rows).map(|()| None),
+            Task::Heads { layer, input } => self.obey_heads(layer, &input).map(Some),
+            Task::FeedForward { layer, input } => self.obey_feed_forward(layer, &input).map(Some),
+            Task::Prefix {
+                prefix,
+                layer,
+                heads,
+                numbers,
+            } => {
+                let layer = self.layer(layer)?;
+                self.take_prefix(prefix, layer, &heads, numbers)?;
+                Ok(None)
+            }
+            Task::Forget { key } => {
+                self.forget(key);
+                Ok(None)
+            }
+            Task::Weights {
+                layer,
+                job,
+                numbers,
+            } => {
+                let layer = self.layer(layer)?;
+                self.check_job(job)?;
+                let wanted = self.weight_count(job);
+                if numbers.as_ref().is_some_and(|it| it.len() != wanted) {
+                    return Err(OrderError::Length);
+                }
+                self.stage(layer, job, numbers)?;
+                Ok(Some(Answer::Done))
+            }
+            Task::Take {
+                layer,
+                head,
+                blocks,
+            } => {
+                let layer = self.layer(layer)?;
+                self.check_blocks(&blocks)?;
+                let numbers = self.take(layer, head, &blocks)?;
+                Ok(Some(Answer::Kv(numbers)))
+            }
+            Task::Put {
+                layer,
+                head,
+                blocks,
+                numbers,
+            } => {
+                let layer = self.layer(layer)?;
+                self.check_blocks(&blocks)?;
+                self.put(layer, head, &blocks, &numbers)?;
+                Ok(Some(Answer::Done))
+            }
+            Task::Switch { layers } => {
+                self.switch_all(&layers)?;
+                Ok(Some(Answer::Done))
+            }
+            Task::Unstage => {
+                self.unstage();
+                Ok(None)
+            }
+        }
+    }
+
+    fn obey_heads(&mut self, layer: usize, input: &[f32]) -> Result<Answer, OrderError> {
+        let layer = self.layer(layer)?;
+        let plan = self.plan.take().ok_or(OrderError::NoPass)?;
+        let input = self.hidden(input, plan.token_count())?;
+        let part = self.heads(layer, input, &plan, |prefix| Some(prefix.key))?;
+        self.plan = Some(plan);
+        part.map(answer).ok_or(OrderError::NotHere)
+    }
+
+    fn obey_feed_forward(&self, layer: usize, input: &[f32]) -> Result<Answer, OrderError> {
+        let layer = self.layer(layer)?;
+        let plan = self.plan.as_ref().ok_or(OrderError::NoPass)?;
+        let input = self.hidden(input, plan.token_count())?;
+        let part = self.feed_forward(layer, input);
+        part.map(answer).ok_or(OrderError::NotHere)
+    }
+
+    fn begin(&mut self, rows: Vec<RowShape>) -> Result<(), OrderError> {
+        let block_len = self.shape().block_len;
+        let token_count = rows
+            .iter()
+            .fold(0usize, |sum, row| sum.saturating_add(row.len));
+        if rows.is_empty() || token_count > self.shape().tokens_max {
+            return Err(OrderError::Length);
+        }
+        for row in &rows {
+            self.check_blocks(&row.blocks)?;
+            let end = row.start.checked_add(row.len);
+            let prefix_len = row.prefix.map_or(0, |prefix| u64::from(prefix.token_count));
+            let fits = end.is_some_and(|end| {
+                end <= row.blocks.len() * block_len
+                    && prefix_len + end as u64 <= u64::from(u32::MAX)
+            });
+            if row.len == 0 || !fits {
+                return Err(OrderError::OutOfRange);
+            }
+        }
+        let rows = rows.into_iter().map(|row| RowPlan {
+            len: row.len,
+            start: row.start,
+            prefix: row.prefix,
+            blocks: row.blocks,
+        });
+        let plan = PassPlan::new(&self.rope, rows.collect(), block_len, &self.device);
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    fn take_prefix(
+        &mut self,
+        prefix: SharedPrefix,
+        layer: LayerIndex,
+        heads: &[usize],
+        numbers: Vec<f32>,
+    ) -> Result<(), OrderError> {
+        let shape = self.shape();
+        let (dim, tokens) = (shape.head.head_dim, prefix.token_count as usize);
+        let known = self.prefix_heads(prefix.key, layer);
+        let is_new = |head: &usize| *head < shape.kv_head_count && !known.contains(head);
+        let count = [heads.len(), tokens, dim, 2]
+            .iter()
+            .try_fold(1usize, |product, it| product.checked_mul(*it));
+        if heads.is_empty() || !heads.iter().all(is_new) || has_twins(heads) {
+            return Err(OrderError::OutOfRange);
+        }
+        let mut known = self.prefixes.iter().filter(|it| it.0.0 == prefix.key);
+        if known.any(|(_, known)| known.view.token_count() != tokens) {
+            return Err(OrderError::Length);
+        }
+        if count != Some(numbers.len()) || self.prefix_count_with(prefix) > PREFIXES_MAX {
+            return Err(OrderError::Length);
+        }
+        let (keys, values) = numbers.split_at(numbers.len() / 2);
+        let tensor = |numbers: &[f32]| {
+            let data = TensorData::new(numbers.to_vec(), [heads.len(), tokens, dim]);
+            Tensor::from_data(data, &self.device)
+        };
+        let view = KvView {
+            keys: tensor(keys),
+            values: tensor(values),
+        };
+        self.add_prefix((prefix.key, layer), heads, view);
+        Ok(())
+    }
+
+    /// Cloud prompts here, and this one.
+    fn prefix_count_with(&self, prefix: SharedPrefix) -> usize {
+        let mut keys: Vec<_> = self.prefixes.keys().map(|(key, _)| *key).collect();
+        keys.push(prefix.key);
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    }
+
+    fn switch_all(&mut self, layers: &[LayerJobs]) -> Result<(), OrderError> {
+        for jobs in layers {
+            self.layer(jobs.layer)?;
+            let named = jobs.heads.iter().map(|head| Job::Head(*head));
+            let named = named.chain(jobs.slices.iter().map(|slice| Job::Slice(*slice)));
+            for job in named {
+                self.check_job(job)?;
+            }
+            if has_twins(&jobs.heads) || has_twins(&jobs.slices) {
+                return Err(OrderError::OutOfRange);
+            }
+            self.switch(jobs)?;
+        }
+        Ok(())
+    }
+
+    fn layer(&self, layer: usize) -> Result<LayerIndex, OrderError> {
+        let index = u32::try_from(layer).map_err(|_| OrderError::OutOfRange)?;
+        match layer < self.shape().layer_count {
+            true => Ok(LayerIndex(index)),
+            false => Err(OrderError::OutOfRange),
+        }
+    }
+
+    fn hidden(&self, numbers: &[f32], token_count: usize) -> Result<Tensor<2>, OrderError> {
+        let width = self.shape().head.hidden_dim;
+        if numbers.len() != token_count * width {
+            return Err(OrderError::Length);
+        }
+        let data = TensorData::new(numbers.to_vec(), [token_count, width]);
+        Ok(Tensor::from_data(data, &self.device))
+    }
+
+    fn check_job(&self, job: Job) -> Result<(), OrderError> {
+        let shape = self.shape();
+        let there_is = match job {
+            Job::Head(head) => head < shape.kv_head_count,
+            Job::Slice(slice) => slice < shape.slice_count,
+        };
+        there_is.then_some(()).ok_or(OrderError::OutOfRange)
+    }
+
+    fn weight_count(&self, job: Job) -> usize {
+        let shape = self.shape();
+        match job {
+            Job::Head(_) => shape.head.number_count(),
+            Job::Slice(index) => {
+                FeedForward::number_count(shape.head.hidden_dim, shape.slice(index).len())
+            }
+        }
+    }
+
+    fn check_blocks(&self, blocks: &[usize]) -> Result<(), OrderError> {
+        let block_count = self.shape().block_count;
+        let there_are = blocks.len() <= block_count && blocks.iter().all(|it| *it < block_count);
+        there_are.then_some(()).ok_or(OrderError::OutOfRange)
+    }
+}
+
+fn has_twins(numbers: &[usize]) -> bool {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+fn answer(part: Tensor<2>) -> Answer {
+    Answer::Part {
+        numbers: part.into_data().iter::<f32>().collect(),
+        busy: Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::Arc;
+
+    use burn::tensor::Device;
+    use edgeprompt_model::{Model, ModelShape};
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::shard::{PrefixKey, ShardShape};
+
+    fn shape(model: &Model) -> ShardShape {
+        let some = |count| NonZeroUsize::new(count).unwrap();
+        let limits = crate::EngineLimits {
+            max_num_seqs: some(2),
+            max_num_batched_tokens: some(8),
+            max_num_waiting: 1,
+            block_len: some(4),
+            block_count: 4,
+        };
+        ShardShape::of(model, 2, &limits)
+    }
+
+    /// Draws what a leader could send, and much that none would.
+    struct Draw(StdRng);
+
+    impl Draw {
+        /// Mostly small.
+        fn size(&mut self, end: usize) -> usize {
+            match self.0.random_bool(0.02) {
+                true => usize::MAX,
+                false => self.0.random_range(0..end),
+            }
+        }
+
+        fn sizes(&mut self, end: usize) -> Vec<usize> {
+            (0..self.0.random_range(0..4))
+                .map(|_| self.size(end))
+                .collect()
+        }
+
+        /// As many as there must be, most of the time.
+        fn numbers(&mut self, right: usize) -> Vec<f32> {
+            let count = match self.0.random_bool(0.7) {
+                true => right,
+                false => self.0.random_range(0..700),
+            };
+            vec![0.5; count]
+        }
+
+        fn prefix(&mut self) -> SharedPrefix {
+            SharedPrefix {
+                key: PrefixKey(self.0.random_range(0..3)),
+                token_count: self.0.random_range(0..6),
+            }
+        }
+
+        fn row(&mut self) -> RowShape {
+            RowShape {
+                len: self.size(5),
+                start: self.size(8),
+                prefix: self.0.random_bool(0.3).then(|| self.prefix()),
+                blocks: self.sizes(5),
+            }
+        }
+
+        fn job(&mut self) -> Job {
+            match self.0.random_bool(0.6) {
+                true => Job::Head(self.size(3)),
+                false => Job::Slice(self.size(3)),
+            }
+        }
+
+        fn task(&mut self, shape: &ShardShape) -> Task {
+            let layer = self.size(7);
+            let head = self.size(3);
+            match self.0.random_range(0..10) {
+                0 => Task::Begin {
+                    rows: (0..self.0.random_range(0..3)).map(|_| self.row()).collect(),
+                },
+                1 => Task::Heads {
+                    layer,
+                    input: self.numbers(32).into(),
+                },
+                2 => Task::FeedForward {
+                    layer,
+                    input: self.numbers(32).into(),
+                },
+                3 => {
+                    let (prefix, heads) = (self.prefix(), self.sizes(3));
+                    let count = heads.len() * prefix.token_count as usize * 16;
+                    Task::Prefix {
+                        prefix,
+                        layer,
+                        heads,
+                        numbers: self.numbers(count),
+                    }
+                }
+                4 => Task::Forget {
+                    key: self.prefix().key,
+                },
+                5 => {
+                    let job = self.job();
+                    let count = match job {
+                        Job::Head(_) => shape.head.number_count(),
+                        Job::Slice(_) => FeedForward::number_count(32, 32),
+                    };
+                    let is_sent = self.0.random_bool(0.5);
+                    Task::Weights {
+                        layer,
+                        job,
+                        numbers: is_sent.then(|| self.numbers(count)),
+                    }
+                }
+                6 => Task::Take {
+                    layer,
+                    head,
+                    blocks: self.sizes(5),
+                },
+                7 => {
+                    let blocks = self.sizes(5);
+                    let count = blocks.len() * 4 * 8 * 2;
+                    Task::Put {
+                        layer,
+                        head,
+                        blocks,
+                        numbers: self.numbers(count),
+                    }
+                }
+                8 => Task::Switch {
+                    layers: vec![LayerJobs {
+                        layer,
+                        heads: self.sizes(3),
+                        slices: self.sizes(3),
+                    }],
+                },
+                _ => Task::Unstage,
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_a_leader_orders_is_obeyed_or_refused() {
+        let device = Device::flex();
+        let model = Arc::new(Model::dummy(ModelShape::Tiny, &device));
+        let shape = shape(&model);
+        let (mut obeyed, mut refused) = (0, 0);
+        for seed in 0..400 {
+            let mut draw = Draw(StdRng::seed_from_u64(seed));
+            let mut shard = Shard::empty(shape.clone(), Some(Arc::clone(&model)), &device);
+            // A worker would hang up at the first refusal; here the next order comes all the same.
+            for _ in 0..80 {
+                match shard.obey(draw.task(&shape)) {
+                    Ok(_) => obeyed += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(obeyed > 1000 && refused > 1000, "{obeyed} and {refused}");
+    }
+}

@@ -1,0 +1,423 @@
+//! A leader's side of a model that is spread over devices: who has which heads and slices, what is
+//! sent to whom for each layer, and how jobs change their device between two steps.
+//!
+//! The leader scatters the normalised hidden state of a layer, everybody computes its part, and the
+//! leader sums what comes back (head-level partitioning, arXiv 2505.02533). It reads no clock and
+//! opens no socket itself: both are handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use burn::tensor::{Tensor, TensorData};
+use edgeprompt_attention::KvView;
+use edgeprompt_kv::LayerIndex;
+
+use crate::CloudSegment;
+use crate::pass_plan::{Prefix, RowPlan};
+use crate::shard::{Answer, LayerJobs, Order, OrderError, PrefixKey};
+use crate::shard::{RowShape, Shard, SharedPrefix, Task, pick};
+
+mod losing;
+mod migration;
+mod owners;
+mod port;
+mod timing;
+
+use migration::Migration;
+pub use owners::{LayerOwners, Owner, Owners};
+pub use port::{Clock, Gone, Lost, Pace, SpreadEvent, WorkerId, WorkerPort};
+pub use timing::{Part, Timing};
+
+/// Cloud prompts that devices hold parts of, so that the next request for one costs nothing.
+const PREFIXES_KEPT: usize = 8;
+
+/// What it takes to look for an answer that is there.
+const NOTICED: Duration = Duration::from_micros(50);
+
+/// A pass of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PassId(pub(crate) u64);
+
+struct Worker {
+    port: Box<dyn WorkerPort>,
+    /// The pass that it was told of last.
+    pass: Option<PassId>,
+    /// For which heads of which layer it has which cloud prompt.
+    prefixes: BTreeSet<(PrefixKey, u32, usize)>,
+}
+
+/// Devices that compute with an engine, and what each of them does.
+pub struct Spread {
+    workers: BTreeMap<WorkerId, Worker>,
+    owners: Owners,
+    migration: Option<Migration>,
+    /// The last used last.
+    segments: Vec<(PrefixKey, CloudSegment)>,
+    next_key: u64,
+    turn: u64,
+    clock: Clock,
+    pace: Pace,
+    timings: BTreeMap<(Owner, Part), Timing>,
+    /// Tokens of the pass at hand, and the tokens that they see.
+    sizes: (usize, usize),
+    /// Keys and values of some heads were lost with a hand-over that failed.
+    is_stale: bool,
+    events: Vec<SpreadEvent>,
+}
+
+impl Spread {
+    /// Nobody yet: everything is at the leader.
+    pub fn new(owners: Owners, (clock, pace): (Clock, Pace)) -> Self {
+        Self {
+            workers: BTreeMap::new(),
+            owners,
+            migration: None,
+            segments: Vec::new(),
+            next_key: 0,
+            turn: 0,
+            clock,
+            pace,
+            timings: BTreeMap::new(),
+            sizes: (0, 0),
+            is_stale: false,
+            events: Vec::new(),
+        }
+    }
+
+    /// Somebody lends a device.
+    pub fn join(&mut self, id: WorkerId, port: Box<dyn WorkerPort>) {
+        let worker = Worker {
+            port,
+            pass: None,
+            prefixes: BTreeSet::new(),
+        };
+        self.workers.insert(id, worker);
+    }
+
+    /// Who is there.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.workers.keys().copied()
+    }
+
+    /// Lets a worker go that has nothing to do any more; `false` if it has.
+    pub fn dismiss(&mut self, id: WorkerId) -> bool {
+        let is_free = self.migration.is_none() && !self.owners.names(Owner::Worker(id));
+        if is_free {
+            self.workers.remove(&id);
+        }
+        is_free
+    }
+
+    /// Who has what now.
+    pub const fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Whether jobs are on their way.
+    pub const fn is_migrating(&self) -> bool {
+        self.migration.is_some()
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<SpreadEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// What was measured since this was last asked.
+    pub fn take_timings(&mut self) -> BTreeMap<(Owner, Part), Timing> {
+        std::mem::take(&mut self.timings)
+    }
+
+    /// Whether anybody is there: also a leader that does everything itself is measured then.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    fn turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
+
+    /// Makes a layer of a pass known to those who will compute it: its rows and its cloud prompts.
+    pub(crate) fn begin(
+        &mut self,
+        pass: PassId,
+        rows: &[RowPlan<CloudSegment>],
+        layer: LayerIndex,
+        shard: &mut Shard,
+    ) {
+        self.sizes = sizes(rows);
+        if let Some(migration) = &mut self.migration {
+            migration.wrote(rows, shard.shape().block_len);
+        }
+        let mut told = Vec::with_capacity(rows.len());
+        for row in rows {
+            told.push(RowShape {
+                len: row.len,
+                start: row.start,
+                prefix: row.prefix.as_ref().map(|segment| self.shared(segment)),
+                blocks: row.blocks.clone(),
+            });
+        }
+        let mut prefixes: Vec<_> = told.iter().filter_map(|row| row.prefix).collect();
+        prefixes.dedup();
+        while self.segments.len() > PREFIXES_KEPT.max(prefixes.len()) {
+            let (old, _) = self.segments.remove(0);
+            self.forget(old, shard);
+        }
+        for prefix in prefixes {
+            self.provide(prefix, layer, shard);
+        }
+        let computing = self.owners.workers_of(layer);
+        for id in computing {
+            let turn = self.turn();
+            let Some(worker) = self.workers.get_mut(&id) else {
+                continue;
+            };
+            if worker.pass != Some(pass) {
+                worker.pass = Some(pass);
+                let task = Task::Begin { rows: told.clone() };
+                worker.port.send(Order { turn, task });
+            }
+        }
+    }
+
+    /// What a segment is called, from now on at least.
+    fn shared(&mut self, segment: &CloudSegment) -> SharedPrefix {
+        let place = self
+            .segments
+            .iter()
+            .position(|(_, other)| other.is_same(segment));
+        let known = place.map(|place| self.segments.remove(place));
+        let (key, segment) = known.unwrap_or_else(|| {
+            self.next_key += 1;
+            (PrefixKey(self.next_key), segment.clone())
+        });
+        let token_count = segment.token_count();
+        self.segments.push((key, segment));
+        SharedPrefix { key, token_count }
+    }
+
+    fn forget(&mut self, key: PrefixKey, shard: &mut Shard) {
+        shard.forget(key);
+        let turn = self.turn();
+        for worker in self.workers.values_mut() {
+            let before = worker.prefixes.len();
+            worker.prefixes.retain(|(other, _, _)| *other != key);
+            if worker.prefixes.len() < before {
+                let task = Task::Forget { key };
+                worker.port.send(Order { turn, task });
+            }
+        }
+    }
+
+    /// Sends a cloud prompt's keys and values to those who compute heads of a layer and lack them.
+    fn provide(&mut self, prefix: SharedPrefix, layer: LayerIndex, shard: &mut Shard) {
+        let segment = self.segments.iter().find(|(key, _)| *key == prefix.key);
+        let Some(view) = segment.and_then(|(_, it)| it.layers.get(layer).cloned()) else {
+            return;
+        };
+        let here = shard.head_list(layer);
+        let known = shard.prefix_heads(prefix.key, layer);
+        let missing = here.iter().filter(|head| !known.contains(head)).copied();
+        let missing: Vec<_> = missing.collect();
+        if !missing.is_empty() {
+            let is_all = missing.iter().copied().eq(0..shard.shape().kv_head_count);
+            let part = match is_all {
+                true => view.clone(),
+                false => pick(&view, &missing),
+            };
+            shard.add_prefix((prefix.key, layer), &missing, part);
+        }
+        for id in self.owners.workers_of(layer) {
+            let heads = self.owners.heads_of(layer, Owner::Worker(id));
+            let turn = self.turn();
+            let Some(worker) = self.workers.get_mut(&id) else {
+                continue;
+            };
+            let place = |head: &usize| (prefix.key, layer.0, *head);
+            let lacks = |head: &usize| !worker.prefixes.contains(&place(head));
+            let missing: Vec<_> = heads.into_iter().filter(lacks).collect();
+            if missing.is_empty() {
+                continue;
+            }
+            worker.prefixes.extend(missing.iter().map(place));
+            let task = Task::Prefix {
+                prefix,
+                layer: layer.as_usize(),
+                numbers: numbers_of(&pick(&view, &missing)),
+                heads: missing,
+            };
+            worker.port.send(Order { turn, task });
+        }
+    }
+
+    /// The sum of what all heads of a layer add; `local`: computes those of the leader.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub(crate) fn heads(
+        &mut self,
+        layer: LayerIndex,
+        input: &Tensor<2>,
+        local: impl FnOnce(
+            &dyn Fn(&CloudSegment) -> Option<PrefixKey>,
+        ) -> Result<Option<Tensor<2>>, OrderError>,
+    ) -> Result<Tensor<2>, Lost> {
+        let workers = self.owners.counts(layer, Part::Heads);
+        let task = |input| Task::Heads {
+            layer: layer.as_usize(),
+            input,
+        };
+        let segments = self.segments.clone();
+        let key = move |segment: &CloudSegment| {
+            let mut known = segments.iter();
+            known
+                .find(|(_, other)| other.is_same(segment))
+                .map(|it| it.0)
+        };
+        let local = move || local(&key).expect("the leader has what it told its workers of");
+        self.sum((Part::Heads, workers), input, task, local)
+    }
+
+    /// The sum of what all slices of a layer add; `local`: computes those of the leader.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub(crate) fn feed_forward(
+        &mut self,
+        layer: LayerIndex,
+        input: &Tensor<2>,
+        local: impl FnOnce() -> Option<Tensor<2>>,
+    ) -> Result<Tensor<2>, Lost> {
+        let workers = self.owners.counts(layer, Part::FeedForward);
+        let task = |input| Task::FeedForward {
+            layer: layer.as_usize(),
+            input,
+        };
+        self.sum((Part::FeedForward, workers), input, task, local)
+    }
+
+    fn sum(
+        &mut self,
+        (part, counts): (Part, BTreeMap<Owner, usize>),
+        input: &Tensor<2>,
+        task: impl Fn(Arc<[f32]>) -> Task,
+        local: impl FnOnce() -> Option<Tensor<2>>,
+    ) -> Result<Tensor<2>, Lost> {
+        let (shape, device) = (input.dims(), input.device());
+        let turn = self.turn();
+        let elsewhere = || {
+            counts.keys().filter_map(|owner| match owner {
+                Owner::Worker(id) => Some(*id),
+                Owner::Here => None,
+            })
+        };
+        let began = (self.clock)();
+        if elsewhere().next().is_some() {
+            let numbers: Arc<[f32]> = input.to_data().iter::<f32>().collect();
+            for id in elsewhere() {
+                let worker = self.workers.get_mut(&id).ok_or_else(|| unknown(id))?;
+                let task = task(Arc::clone(&numbers));
+                worker.port.send(Order { turn, task });
+            }
+        }
+        let mut sum = local();
+        if sum.is_some() {
+            (self.pace)((self.clock)().saturating_sub(began));
+        }
+        let computed = (self.clock)();
+        let own = computed.saturating_sub(began);
+        self.measured((Owner::Here, part), &counts, own, None);
+        for id in elsewhere() {
+            let (numbers, busy) = match self.answer(id, turn)? {
+                Answer::Part { numbers, busy } if numbers.len() == shape[0] * shape[1] => {
+                    (numbers, busy)
+                }
+                _ => return Err(confused(id)),
+            };
+            let took = (self.clock)().saturating_sub(began);
+            // An answer that was there before anybody looked says nothing of the way.
+            let away = (took > own + NOTICED).then(|| took.saturating_sub(busy));
+            self.measured((Owner::Worker(id), part), &counts, busy, away);
+            let part = Tensor::from_data(TensorData::new(numbers, shape), &device);
+            sum = Some(match sum {
+                Some(sum) => sum + part,
+                None => part,
+            });
+        }
+        Ok(sum.expect("every job has an owner"))
+    }
+
+    /// The answer to an order, all earlier ones skipped: nobody waits for those any more.
+    fn answer(&mut self, id: WorkerId, turn: u64) -> Result<Answer, Lost> {
+        let worker = self.workers.get_mut(&id).ok_or_else(|| unknown(id))?;
+        loop {
+            let reply = worker.port.receive().map_err(|gone| Lost {
+                worker: id,
+                reason: gone.reason,
+            })?;
+            if reply.turn == turn {
+                return Ok(reply.answer);
+            }
+            if reply.turn > turn {
+                return Err(confused(id));
+            }
+        }
+    }
+
+    fn measured(
+        &mut self,
+        (owner, part): (Owner, Part),
+        counts: &BTreeMap<Owner, usize>,
+        busy: Duration,
+        away: Option<Duration>,
+    ) {
+        let Some(jobs) = counts.get(&owner) else {
+            return;
+        };
+        let timing = self.timings.entry((owner, part)).or_default();
+        timing.add((*jobs, self.sizes), busy, away);
+    }
+
+    /// Layers in which a device has other jobs than in `goal`.
+    fn changes(&self, goal: &Owners, owner: Owner) -> Vec<LayerJobs> {
+        let layers = (0u32..).map(LayerIndex).zip(goal.layers());
+        let jobs = layers.map(|(layer, _)| {
+            let before = self.owners.layer_jobs(layer, owner);
+            (before, goal.layer_jobs(layer, owner))
+        });
+        let changed = jobs.filter(|(before, after)| before != after);
+        changed.map(|(_, after)| after).collect()
+    }
+}
+
+fn unknown(worker: WorkerId) -> Lost {
+    Lost {
+        worker,
+        reason: "it is not linked any more".into(),
+    }
+}
+
+fn confused(worker: WorkerId) -> Lost {
+    Lost {
+        worker,
+        reason: "it answers what it was not asked".into(),
+    }
+}
+
+/// Tokens of rows, and the tokens that these see.
+fn sizes(rows: &[RowPlan<CloudSegment>]) -> (usize, usize) {
+    let tokens = rows.iter().map(|row| row.len).sum();
+    let seen = rows.iter().map(|row| {
+        let cloud = row.prefix.as_ref().map_or(0, Prefix::token_count) as usize;
+        row.len * (cloud + row.end())
+    });
+    (tokens, seen.sum())
+}
+
+fn numbers_of(view: &KvView) -> Vec<f32> {
+    let [keys, values] = [&view.keys, &view.values].map(|tensor| tensor.to_data());
+    keys.iter::<f32>().chain(values.iter::<f32>()).collect()
+}

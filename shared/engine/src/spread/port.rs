@@ -1,0 +1,76 @@
+//! The way to a worker, and what becomes of workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::shard::{Order, Reply};
+
+/// A worker, as long as it is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u32);
+
+/// The way to a worker is gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Gone {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A worker is lost, and with it the keys and values of its heads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {} is lost: {reason}", .worker.0)]
+pub struct Lost {
+    /// Who.
+    pub worker: WorkerId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The way to one worker. Orders of each way are obeyed in their order, those sent aside whenever
+/// there is nothing else to do.
+pub trait WorkerPort: Send {
+    /// Whether the worker has a copy of the model, so that weights need not be sent.
+    fn has_model(&self) -> bool;
+
+    /// Sends an order; that it cannot be sent shows when its answer is waited for.
+    fn send(&mut self, order: Order);
+
+    /// Waits for the next answer to what was sent, as long as is reasonable.
+    ///
+    /// # Errors
+    /// [`Gone`] if none will come, or none came in time.
+    fn receive(&mut self) -> Result<Reply, Gone>;
+
+    /// Sends an order that nobody waits for.
+    fn send_aside(&mut self, order: Order);
+
+    /// The next answer to what was sent aside, if it is there. Also tells whether the way is gone.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn poll_aside(&mut self) -> Result<Option<Reply>, Gone>;
+}
+
+/// Time since any moment.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Called after the leader's part of a layer, with how long that took: a device that is shared with others
+/// may rest.
+pub type Pace = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// What happened since it was last asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpreadEvent {
+    /// Jobs are where they were to go.
+    Moved {
+        /// How many.
+        jobs: usize,
+        /// Of keys and values, to and from workers.
+        kv_bytes: u64,
+        /// Of weights.
+        weight_bytes: u64,
+    },
+    /// A worker is lost. What was computed for sequences is computed again.
+    Lost(Lost),
+}
