@@ -1,5 +1,6 @@
 //! Keys and values of many sequences in one pool of fixed blocks (PagedAttention, arXiv 2309.06180).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -23,6 +24,22 @@ pub struct BlockRow {
     pub blocks: Vec<usize>,
     /// How many tokens, at least one.
     pub token_count: usize,
+}
+
+impl BlockRow {
+    /// The blocks of some tokens, and which slots of each.
+    pub(crate) fn slots(
+        &self,
+        tokens: Range<usize>,
+        block_len: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let blocks = tokens.start / block_len..tokens.end.div_ceil(block_len);
+        blocks.map(move |index| {
+            let first = index * block_len;
+            let start = tokens.start.max(first) - first;
+            (self.blocks[index], start..block_len.min(tokens.end - first))
+        })
+    }
 }
 
 /// The blocks of one layer. Deliberately not `Debug`: private KV counts as private text.
@@ -166,7 +183,7 @@ pub(crate) fn block_indices(blocks: Vec<usize>, device: &Device) -> Tensor<1, In
 }
 
 /// Tokens that lie side by side, as ranges of `places`.
-fn runs(places: &[BlockPlace]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+fn runs(places: &[BlockPlace]) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut start = 0;
     std::iter::from_fn(move || {
         let first = places.get(start)?;

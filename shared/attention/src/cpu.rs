@@ -1,7 +1,10 @@
-//! What is computed on the processor without going through tensor operations: attention of a few
-//! queries, and keys and values written to their blocks.
+//! What is computed on the processor without going through tensor operations: attention, and keys and
+//! values written to their blocks.
 //!
 //! A backend extension of burn for its processor backend. Other devices never come here.
+//!
+//! What a query gets is, to the last bit, a function of the query and of the keys that it sees: not of
+//! the queries beside it, nor of whether keys lie in a segment or in blocks, nor of the threads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,33 +12,22 @@ use std::sync::Arc;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use edgeprompt_kernels::{Chunk, HeadPart, attend_chunks, merge_parts};
+use edgeprompt_kernels::{self as kernels, Chunk, HeadPart, SPAN_LEN, attend_span, merge_spans};
 use rayon::prelude::*;
 
 use crate::blocks::{BlockPlace, BlockRow};
 use crate::partial::{KvView, LogSumExp, PartialAttention, score_scale};
 
-/// Queries of one KV head up to which these kernels are faster than matrix products.
-const QUERIES_MAX: usize = 64;
-
-/// Keys of a chunk: with their values they stay in the nearest cache while all queries read them.
-const CHUNK_LEN: usize = 64;
-
-/// Keys that one thread takes at a time: their scores stay in its cache, and a single sequence is
-/// work for many threads.
-const SPAN_LEN: usize = 1024;
+/// Queries of a head that read its keys together: with their scores over a stretch of keys they stay
+/// in a nearer cache, and a prompt is work for many threads.
+const TILE_QUERIES: usize = 64;
 
 /// Products of numbers below which threads are not worth waking.
 const PARALLEL_MIN: usize = 1 << 17;
 
-/// Whether `q` and the tensors that go with it can be taken here: few queries, f32, on the
-/// processor.
-///
-/// # Shapes
-/// `q`: `[token, q_head, head_dim]`
-pub(crate) fn takes(q: &Tensor<3>, kv_heads: usize) -> bool {
-    let [tokens, q_heads, _] = q.dims();
-    tokens * (q_heads / kv_heads) <= QUERIES_MAX && is_cpu(&q.device()) && q.dtype() == DType::F32
+/// Whether `q` and the tensors that go with it can be taken here: f32, on the processor.
+pub(crate) fn takes(q: &Tensor<3>) -> bool {
+    is_cpu(&q.device()) && q.dtype() == DType::F32
 }
 
 /// Whether a device is burn's processor backend.
@@ -43,18 +35,14 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Attention of all queries over the first `seen_count` keys of a segment.
-pub(crate) fn attend_segment(
-    q: Tensor<3>,
-    segment: &KvView,
-    seen_count: usize,
-) -> PartialAttention {
+/// Attention of queries over a segment, of which each sees the first keys: so many.
+pub(crate) fn attend_segment(q: Tensor<3>, segment: &KvView, seen: Vec<usize>) -> PartialAttention {
     let (keys, values) = (segment.keys.clone(), segment.values.clone());
     let (output, lse) = <Dispatch as CpuKernels>::attend_segment(
         q.into_dispatch(),
         keys.into_dispatch(),
         values.into_dispatch(),
-        seen_count,
+        seen,
     );
     PartialAttention {
         output: Tensor::from_dispatch(output),
@@ -96,7 +84,7 @@ trait CpuKernels: Backend {
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        seen_count: usize,
+        seen: Vec<usize>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     fn attend_rows(
@@ -120,39 +108,27 @@ impl CpuKernels for Flex {
         q: CpuTensor,
         keys: CpuTensor,
         values: CpuTensor,
-        seen_count: usize,
+        seen: Vec<usize>,
     ) -> (CpuTensor, CpuTensor) {
         let queries = Queries::new(&q, keys.layout().shape()[0]);
         let (keys, values) = (Heads::new(keys), Heads::new(values));
-        let spans = seen_count.div_ceil(SPAN_LEN);
-        let span = |task: usize| {
-            let (head, start) = (task / spans, task % spans * SPAN_LEN);
-            let tokens = start..seen_count.min(start + SPAN_LEN);
-            let (keys, values) = (keys.tokens(head, &tokens), values.tokens(head, &tokens));
-            let chunk_len = CHUNK_LEN * queries.head_dim;
-            let chunks: Vec<_> = keys
-                .chunks(chunk_len)
-                .zip(values.chunks(chunk_len))
-                .map(|(keys, values)| Chunk { keys, values })
-                .collect();
-            attend_chunks(
-                &queries.of_head(head, 0..queries.tokens),
-                queries.head_dim,
-                &chunks,
-            )
+        let tile_len = (TILE_QUERIES / queries.group).max(1);
+        let tiles = queries.tokens.div_ceil(tile_len);
+        let tile = |task: usize| {
+            let (head, first) = (task / tiles, task % tiles * tile_len);
+            let tokens = first..queries.tokens.min(first + tile_len);
+            let rows = queries.of_head(head, &tokens, &seen[tokens.clone()]);
+            let part = rows.attend(|keys_range| {
+                vec![Chunk {
+                    keys: keys.tokens(head, &keys_range),
+                    values: values.tokens(head, &keys_range),
+                }]
+            });
+            (head, tokens, part)
         };
-        let work = queries.numbers.len() * seen_count;
-        let parts = in_parallel(queries.kv_heads * spans, work, span);
-        let heads = parts.chunks(spans).enumerate().map(|(head, parts)| {
-            let merged = (parts.len() > 1).then(|| merge_parts(parts, queries.head_dim));
-            (head, 0..queries.tokens, merged)
-        });
-        let mut answer = Answer::new(&queries);
-        for (head, tokens, merged) in heads {
-            let part = merged.as_ref().unwrap_or(&parts[head * spans]);
-            answer.put(&queries, head, tokens, part);
-        }
-        answer.into_tensors(&queries)
+        let work = seen.iter().sum::<usize>() * queries.token_len();
+        let parts = in_parallel(queries.kv_heads * tiles, work, tile);
+        Answer::of_parts(&queries, parts)
     }
 
     fn attend_rows(
@@ -165,41 +141,30 @@ impl CpuKernels for Flex {
         let (kv_heads, block_len) = (shape[1], shape[2]);
         let queries = Queries::new(&q, kv_heads);
         let (keys, values) = (pool(&keys), pool(&values));
-        let slot_len = queries.head_dim;
+        let dim = queries.head_dim;
         let of_row = |task: usize| {
-            let (row, head) = (task / kv_heads, task % kv_heads);
-            let BlockRow {
-                blocks,
-                token_count,
-            } = &rows[row];
-            let chunks: Vec<_> = blocks[..token_count.div_ceil(block_len)]
-                .iter()
-                .enumerate()
-                .map(|(index, block)| {
-                    let len = block_len.min(token_count - index * block_len) * slot_len;
-                    let start = (block * kv_heads + head) * block_len * slot_len;
-                    let place = start..start + len;
-                    Chunk {
-                        keys: &keys[place.clone()],
-                        values: &values[place],
-                    }
-                })
-                .collect();
-            attend_chunks(
-                &queries.of_head(head, row..row + 1),
-                queries.head_dim,
-                &chunks,
-            )
+            let (token, head) = (task / kv_heads, task % kv_heads);
+            let row = &rows[token];
+            let tokens = token..token + 1;
+            let part = queries
+                .of_head(head, &tokens, &[row.token_count])
+                .attend(|range| {
+                    let chunk = |(block, slots): (usize, Range<usize>)| {
+                        let start = (block * kv_heads + head) * block_len;
+                        let place = (start + slots.start) * dim..(start + slots.end) * dim;
+                        Chunk {
+                            keys: &keys[place.clone()],
+                            values: &values[place],
+                        }
+                    };
+                    row.slots(range, block_len).map(chunk).collect()
+                });
+            (head, tokens, part)
         };
         let token_count: usize = rows.iter().map(|row| row.token_count).sum();
-        let work = queries.numbers.len() / queries.tokens.max(1) * token_count;
+        let work = token_count * queries.token_len();
         let parts = in_parallel(rows.len() * kv_heads, work, of_row);
-        let mut answer = Answer::new(&queries);
-        for (task, part) in parts.iter().enumerate() {
-            let row = task / kv_heads;
-            answer.put(&queries, task % kv_heads, row..row + 1, part);
-        }
-        answer.into_tensors(&queries)
+        Answer::of_parts(&queries, parts)
     }
 
     fn write(mut pool: CpuTensor, new: CpuTensor, places: Arc<[BlockPlace]>) -> CpuTensor {
@@ -219,11 +184,11 @@ impl CpuKernels for Flex {
 }
 
 /// Runs every task, on all threads if that pays; the results in the order of tasks.
-fn in_parallel(
+fn in_parallel<T: Send>(
     count: usize,
     work: usize,
-    task: impl Fn(usize) -> HeadPart + Send + Sync,
-) -> Vec<HeadPart> {
+    task: impl Fn(usize) -> T + Send + Sync,
+) -> Vec<T> {
     match work < PARALLEL_MIN {
         true => (0..count).map(task).collect(),
         false => (0..count).into_par_iter().map(task).collect(),
@@ -266,14 +231,55 @@ impl Queries {
         (token * self.kv_heads + head) * self.group
     }
 
-    /// `[token, group, head_dim]` of one KV head.
-    fn of_head(&self, head: usize, tokens: Range<usize>) -> Vec<f32> {
+    /// Numbers of one token.
+    const fn token_len(&self) -> usize {
+        self.kv_heads * self.group * self.head_dim
+    }
+
+    /// Those of some tokens that read one KV head: each token sees the first keys, so many.
+    fn of_head(&self, head: usize, tokens: &Range<usize>, seen: &[usize]) -> HeadRows {
         let len = self.group * self.head_dim;
-        let queries = tokens.flat_map(|token| {
+        let queries = tokens.clone().flat_map(|token| {
             let start = self.first_head(head, token) * self.head_dim;
             &self.numbers[start..start + len]
         });
-        queries.copied().collect()
+        let seen = seen
+            .iter()
+            .flat_map(|seen| std::iter::repeat_n(*seen, self.group));
+        HeadRows {
+            numbers: queries.copied().collect(),
+            seen: seen.collect(),
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// The rows of some tokens that read one KV head, `[token, group]`.
+struct HeadRows {
+    numbers: Vec<f32>,
+    seen: Vec<usize>,
+    head_dim: usize,
+}
+
+impl HeadRows {
+    /// Attention over the keys and values that `chunks` finds for a range of tokens.
+    fn attend<'a>(
+        &self,
+        chunks: impl Fn(Range<usize>) -> Vec<Chunk<'a>> + Send + Sync,
+    ) -> HeadPart {
+        let queries = kernels::Queries {
+            numbers: &self.numbers,
+            seen: &self.seen,
+            head_dim: self.head_dim,
+        };
+        let seen_max = queries.seen_max();
+        let span = |span: usize| {
+            let start = span * SPAN_LEN;
+            let chunks = chunks(start..seen_max.min(start + SPAN_LEN));
+            attend_span(queries, span, &chunks)
+        };
+        let work = self.numbers.len() * seen_max;
+        merge_spans(queries, in_parallel(queries.span_count(), work, span))
     }
 }
 
@@ -284,6 +290,18 @@ struct Answer {
 }
 
 impl Answer {
+    /// Of parts, each of a KV head and of some tokens.
+    fn of_parts(
+        queries: &Queries,
+        parts: Vec<(usize, Range<usize>, HeadPart)>,
+    ) -> (CpuTensor, CpuTensor) {
+        let mut answer = Self::new(queries);
+        for (head, tokens, part) in parts {
+            answer.put(queries, head, tokens, &part);
+        }
+        answer.into_tensors(queries)
+    }
+
     fn new(queries: &Queries) -> Self {
         let heads = queries.tokens * queries.kv_heads * queries.group;
         Self {

@@ -57,6 +57,17 @@ impl Mask {
         }
     }
 
+    /// How many of `key_count` keys a query sees, counted from the first: the first ones.
+    pub(crate) fn seen_by(&self, query: usize, key_count: usize) -> usize {
+        match self.0 {
+            Visible::All => key_count,
+            Visible::Leading { lead, .. } => {
+                let seen = usize::try_from(lead + signed(query)).unwrap_or(0);
+                seen.min(key_count)
+            }
+        }
+    }
+
     /// The mask of a tile of `queries`, counted from the first, over a segment of `key_count` keys.
     ///
     /// # Panics
@@ -69,12 +80,8 @@ impl Mask {
                 hidden: None,
             };
         };
-        let seen_by = |query| {
-            let seen = usize::try_from(lead + signed(query)).unwrap_or(0);
-            seen.min(key_count)
-        };
-        let seen_count = seen_by(queries.end - 1);
-        let hides = seen_by(queries.start) < seen_count;
+        let seen_count = self.seen_by(queries.end - 1, key_count);
+        let hides = self.seen_by(queries.start, key_count) < seen_count;
         TileMask {
             seen_count,
             hidden: hides.then(|| {
@@ -87,11 +94,6 @@ impl Mask {
 }
 
 impl TileMask {
-    /// Whether every query sees all of the keys seen.
-    pub(crate) const fn hides_nothing(&self) -> bool {
-        self.hidden.is_none()
-    }
-
     /// Hides scores by setting them to −∞.
     ///
     /// # Shapes

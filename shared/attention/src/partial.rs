@@ -112,7 +112,8 @@ impl PartialAttention {
 
 /// Attention of `q` over one segment: `ℓ = ln Σ e^{q·k/√d}`, `O = Σ e^{q·k/√d − ℓ} v` (MATH §1).
 ///
-/// Queries are taken in tiles, so that memory grows with the tokens and not with their square.
+/// Memory grows with the tokens and not with their square. On the processor, in f32, what a query gets
+/// does not depend, to the last bit, on the queries beside it.
 ///
 /// # Shapes
 /// `q`: `[token, q_head, head_dim]`, post-RoPE. `q_head` is a multiple of the segment's `kv_head`;
@@ -121,31 +122,6 @@ impl PartialAttention {
 /// # Panics
 /// If the shapes do not fit each other.
 pub fn partial_attention(q: &Tensor<3>, segment: &KvView, mask: &Mask) -> PartialAttention {
-    attention_in_tiles(
-        q,
-        segment,
-        mask,
-        tile_len(q.dims()[1] * segment.token_count()),
-    )
-}
-
-/// Queries of a tile where each has `query_scores` scores, of all heads together.
-fn tile_len(query_scores: usize) -> usize {
-    let query_scores = query_scores.max(1);
-    let most = TILE_SCORES_MAX / query_scores;
-    (TILE_SCORES / query_scores)
-        .max(TILE_QUERIES)
-        .min(most)
-        .max(1)
-}
-
-/// The same in tiles of `tile_len` queries.
-fn attention_in_tiles(
-    q: &Tensor<3>,
-    segment: &KvView,
-    mask: &Mask,
-    tile_len: usize,
-) -> PartialAttention {
     let [tokens, q_heads, head_dim] = q.dims();
     let [kv_heads, keys, key_dim] = segment.keys.dims();
     assert_eq!(
@@ -165,6 +141,31 @@ fn attention_in_tiles(
     if keys == 0 || tokens == 0 {
         return PartialAttention::empty(q.dims(), &q.device());
     }
+    if cpu::takes(q) {
+        let seen = (0..tokens).map(|query| mask.seen_by(query, keys));
+        return cpu::attend_segment(q.clone(), segment, seen.collect());
+    }
+    attention_in_tiles(q, segment, mask, tile_len(q_heads * keys))
+}
+
+/// Queries of a tile where each has `query_scores` scores, of all heads together.
+fn tile_len(query_scores: usize) -> usize {
+    let query_scores = query_scores.max(1);
+    let most = TILE_SCORES_MAX / query_scores;
+    (TILE_SCORES / query_scores)
+        .max(TILE_QUERIES)
+        .min(most)
+        .max(1)
+}
+
+/// The same by tensor operations, in tiles of `tile_len` queries, of which there are some, as of keys.
+fn attention_in_tiles(
+    q: &Tensor<3>,
+    segment: &KvView,
+    mask: &Mask,
+    tile_len: usize,
+) -> PartialAttention {
+    let (tokens, keys) = (q.dims()[0], segment.token_count());
     if tokens <= tile_len {
         return attend_tile(q.clone(), segment, mask.tile(0..tokens, keys));
     }
@@ -184,9 +185,6 @@ fn attend_tile(q: Tensor<3>, segment: &KvView, mask: TileMask) -> PartialAttenti
         return PartialAttention::empty(q.dims(), &q.device());
     }
     let seen_count = mask.seen_count;
-    if mask.hides_nothing() && cpu::takes(&q, kv_heads) {
-        return cpu::attend_segment(q, segment, seen_count);
-    }
     let seen = |t: &Tensor<3>| {
         if seen_count == keys {
             return t.clone();

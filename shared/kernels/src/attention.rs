@@ -1,14 +1,25 @@
-//! Attention of a few queries over the keys and values of one head, where they lie: in one stretch
+//! Attention of rows of queries over the keys and values of one head, where they lie: in one stretch
 //! or in blocks.
+//!
+//! What a row gets is, to the last bit, a function of its query, of the keys that it sees and of their
+//! values: not of the rows beside it, nor of how keys are cut, nor of keys that only others see. So a
+//! token's numbers are the same whether it is computed in a prompt or alone.
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::exp::exponentiate;
-
+mod few;
 mod many;
+mod softmax;
+mod stretch;
 
-/// Queries from which on each is a lane of vectors, though not all lanes are used.
+use softmax::LANES;
+
+/// Rows from which on each is a lane of vectors, though not all lanes are used.
 const MANY_MIN: usize = 4;
+
+/// Keys whose attention is computed by itself and merged then, counted from the first of a segment: a
+/// single row is work for many threads.
+pub const SPAN_LEN: usize = 1024;
 
 /// Keys and values of consecutive tokens of one head: `[token, head_dim]` each. Deliberately not `Debug`:
 /// they may be private.
@@ -20,239 +31,149 @@ pub struct Chunk<'a> {
     pub values: &'a [f32],
 }
 
+/// Rows of queries of one head. Deliberately not `Debug`: they are private.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// `[row, head_dim]`, scaled by 1/√head_dim.
+    pub numbers: &'a [f32],
+    /// Of each row, how many keys it sees: the first ones.
+    pub seen: &'a [usize],
+    /// Numbers of a row, and of a key.
+    pub head_dim: usize,
+}
+
+impl Queries<'_> {
+    /// Spans of which some row sees something.
+    pub fn span_count(&self) -> usize {
+        self.seen_max().div_ceil(SPAN_LEN)
+    }
+
+    /// Keys that some row sees.
+    pub fn seen_max(&self) -> usize {
+        self.seen.iter().copied().max().unwrap_or(0)
+    }
+
+    /// How many keys of a span a row sees.
+    fn seen_of_span(&self, row: usize, span: usize) -> usize {
+        of_span(self.seen[row], span)
+    }
+
+    /// The most keys of a span that a row sees.
+    fn seen_max_of_span(&self, span: usize) -> usize {
+        of_span(self.seen_max(), span)
+    }
+}
+
+fn of_span(seen: usize, span: usize) -> usize {
+    seen.saturating_sub(span * SPAN_LEN).min(SPAN_LEN)
+}
+
 /// Attention of rows of queries over some keys of one head. Deliberately not `Debug`, as it comes of
 /// private queries.
 pub struct HeadPart {
-    /// `[row, head_dim]`
+    /// `[row, head_dim]`; zeros where a row sees no key.
     pub output: Vec<f32>,
-    /// The log-sum-exp of each row.
+    /// The log-sum-exp of each row; −∞ where it sees no key.
     pub lse: Vec<f32>,
 }
 
-/// Attention of all rows over all keys of the chunks: no key is hidden, and there is at least one.
-///
-/// `queries`: `[row, head_dim]`, scaled by 1/√head_dim.
-pub fn attend_chunks(queries: &[f32], head_dim: usize, chunks: &[Chunk<'_>]) -> HeadPart {
-    Arch::new().dispatch(AttendChunks {
-        queries,
-        head_dim,
-        chunks,
-    })
-}
-
-/// Combines attention of the same rows over disjoint keys: `O = Σ e^{ℓ_i − ℓ} O_i` with
-/// `ℓ = ln Σ e^{ℓ_i}`.
+/// Attention of all rows over the keys of one span, which `chunks` begin with and hold as far as some
+/// row sees them.
 ///
 /// # Panics
-/// If there are no parts.
-pub fn merge_parts(parts: &[HeadPart], head_dim: usize) -> HeadPart {
-    let row_count = parts[0].lse.len();
-    let mut output = vec![0.0; row_count * head_dim];
-    let mut lse = Vec::with_capacity(row_count);
-    for (row, out) in output.chunks_exact_mut(head_dim).enumerate() {
-        let of_row = parts.iter().map(|part| part.lse[row]);
-        let peak = of_row.clone().fold(f32::NEG_INFINITY, f32::max);
-        let whole = peak + of_row.map(|it| (it - peak).exp()).sum::<f32>().ln();
-        for part in parts {
-            let weight = (part.lse[row] - whole).exp();
-            let from = &part.output[row * head_dim..][..head_dim];
-            for (out, from) in out.iter_mut().zip(from) {
-                *out += weight * from;
-            }
-        }
-        lse.push(whole);
+/// If `queries` do not fit each other, or keys are missing.
+pub fn attend_span(queries: Queries<'_>, span: usize, chunks: &[Chunk<'_>]) -> HeadPart {
+    assert_eq!(queries.numbers.len(), queries.seen.len() * queries.head_dim);
+    let held: usize = chunks.iter().map(|chunk| chunk.keys.len()).sum();
+    assert!(held >= queries.seen_max_of_span(span) * queries.head_dim);
+    let attend = AttendSpan {
+        queries,
+        span,
+        chunks,
+    };
+    #[cfg(target_arch = "x86_64")]
+    if queries.seen.len() < MANY_MIN
+        && let Some(simd) = pulp::x86::V3::try_new()
+    {
+        // Vectors of no more than the lanes of a sum.
+        return Simd::vectorize(simd, attend);
     }
-    HeadPart { output, lse }
+    Arch::new().dispatch(attend)
 }
 
-struct AttendChunks<'a> {
-    queries: &'a [f32],
-    head_dim: usize,
+struct AttendSpan<'a> {
+    queries: Queries<'a>,
+    span: usize,
     chunks: &'a [Chunk<'a>],
 }
 
-impl WithSimd for AttendChunks<'_> {
+impl WithSimd for AttendSpan<'_> {
     type Output = HeadPart;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> HeadPart {
         let Self {
             queries,
-            head_dim,
+            span,
             chunks,
         } = self;
-        if queries.len() / head_dim >= MANY_MIN {
-            return many::attend(simd, queries, head_dim, chunks);
-        }
-        // A row of scores for each query.
-        let key_count: usize = chunks.iter().map(|it| it.keys.len() / head_dim).sum();
-        // Rows a power of two apart would compete for the same lines of the cache.
-        let stride = key_count.next_multiple_of(16) + 16;
-        let row_count = queries.len() / head_dim;
-        let mut scores = vec![0.0; row_count * stride];
-        let mut output = vec![0.0; row_count * head_dim];
-
-        self.score(simd, &mut scores, stride);
-
-        // Loops and not closures: what is called from here must be compiled into this function to
-        // be vector code.
-        let mut sums = Vec::with_capacity(row_count);
-        for row in scores.chunks_exact_mut(stride) {
-            sums.push(softmax(simd, &mut row[..key_count]));
-        }
-
-        let mut first = 0;
-        for chunk in chunks {
-            let len = chunk.values.len() / head_dim;
-            let mut pairs = output.chunks_exact_mut(2 * head_dim);
-            let mut row = 0;
-            for outs in &mut pairs {
-                let weights = |row: usize| &scores[row * stride + first..][..len];
-                add_weighted(simd, outs, [weights(row), weights(row + 1)], chunk.values);
-                row += 2;
-            }
-            let rest = pairs.into_remainder();
-            if !rest.is_empty() {
-                let weights = &scores[row * stride + first..][..len];
-                add_weighted(simd, rest, [weights], chunk.values);
-            }
-            first += len;
-        }
-        let mut lse = Vec::with_capacity(row_count);
-        for (out, (peak, sum)) in output.chunks_exact_mut(head_dim).zip(sums) {
-            let scale = sum.recip();
-            for it in out {
-                *it *= scale;
-            }
-            lse.push(peak + sum.ln());
-        }
-        HeadPart { output, lse }
-    }
-}
-
-impl AttendChunks<'_> {
-    /// Scores one query and one key at a time.
-    #[inline(always)]
-    fn score<S: Simd>(&self, simd: S, scores: &mut [f32], stride: usize) {
-        let mut first = 0;
-        for chunk in self.chunks {
-            let len = chunk.keys.len() / self.head_dim;
-            for (row, query) in self.queries.chunks_exact(self.head_dim).enumerate() {
-                let scores = &mut scores[row * stride + first..][..len];
-                for (score, key) in scores
-                    .iter_mut()
-                    .zip(chunk.keys.chunks_exact(self.head_dim))
-                {
-                    *score = dot(simd, query, key);
-                }
-            }
-            first += len;
+        if queries.seen.len() < MANY_MIN && S::F32_LANES <= LANES {
+            few::attend(simd, queries, span, chunks)
+        } else {
+            many::attend(simd, queries, span, chunks)
         }
     }
 }
 
-#[inline(always)]
-fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let (a_vectors, a_rest) = S::as_simd_f32s(a);
-    let (b_vectors, b_rest) = S::as_simd_f32s(b);
-    let mut sum = simd.splat_f32s(0.0);
-    for (a, b) in a_vectors.iter().zip(b_vectors) {
-        sum = simd.mul_add_e_f32s(*a, *b, sum);
+/// Combines attention over the spans from the first on: `O = Σ e^{ℓ_i − ℓ} O_i` with
+/// `ℓ = ln Σ e^{ℓ_i}`, for each row over those of which it sees something.
+///
+/// # Panics
+/// If a row sees something of a span that is not there.
+pub fn merge_spans(queries: Queries<'_>, mut spans: Vec<HeadPart>) -> HeadPart {
+    if spans.len() == 1
+        && let Some(only) = spans.pop()
+    {
+        return only;
     }
-    let mut sum = simd.reduce_sum_f32s(sum);
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum += a * b;
-    }
-    sum
-}
-
-/// Vectors of one row's output that stay in registers.
-const COLUMN_VECTORS: usize = 4;
-
-/// `outs[r][d] += Σ_j weights[r][j] values[j][d]` for `R` rows.
-#[inline(always)]
-fn add_weighted<S: Simd, const R: usize>(
-    simd: S,
-    outs: &mut [f32],
-    weights: [&[f32]; R],
-    values: &[f32],
-) {
-    let dim = outs.len() / R;
-    let mut at = 0;
-    while at + COLUMN_VECTORS * S::F32_LANES <= dim {
-        add_columns::<S, R, COLUMN_VECTORS>(simd, (outs, at), weights, values);
-        at += COLUMN_VECTORS * S::F32_LANES;
-    }
-    while at + S::F32_LANES <= dim {
-        add_columns::<S, R, 1>(simd, (outs, at), weights, values);
-        at += S::F32_LANES;
-    }
-    if at < dim {
-        for (out, weights) in outs.chunks_exact_mut(dim).zip(weights) {
-            for (weight, value) in weights.iter().zip(values.chunks_exact(dim)) {
-                for (out, value) in out[at..].iter_mut().zip(&value[at..]) {
-                    *out += weight * value;
-                }
+    let dim = queries.head_dim;
+    let mut merged = HeadPart {
+        output: vec![0.0; queries.numbers.len()],
+        lse: Vec::with_capacity(queries.seen.len()),
+    };
+    for (row, out) in merged.output.chunks_exact_mut(dim).enumerate() {
+        let lse = match &spans[..queries.seen[row].div_ceil(SPAN_LEN)] {
+            [] => f32::NEG_INFINITY,
+            [only] => {
+                out.copy_from_slice(&only.output[row * dim..][..dim]);
+                only.lse[row]
             }
-        }
+            spans => merge_row(spans, row, out),
+        };
+        merged.lse.push(lse);
     }
+    merged
 }
 
-/// The same for `N` vectors of columns from `at` on.
-#[inline(always)]
-fn add_columns<S: Simd, const R: usize, const N: usize>(
-    simd: S,
-    (outs, at): (&mut [f32], usize),
-    weights: [&[f32]; R],
-    values: &[f32],
-) {
-    let dim = outs.len() / R;
-    let columns = at..at + N * S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
-    for (key, value) in values.chunks_exact(dim).enumerate() {
-        let (value, _) = S::as_simd_f32s(&value[columns.clone()]);
-        for row in 0..R {
-            let weight = simd.splat_f32s(weights[row][key]);
-            for vector in 0..N {
-                sums[row][vector] = simd.mul_add_e_f32s(weight, value[vector], sums[row][vector]);
-            }
+/// Adds the outputs of a row, weighted, to zeros; their log-sum-exp.
+fn merge_row(spans: &[HeadPart], row: usize, out: &mut [f32]) -> f32 {
+    let of_row = spans.iter().map(|span| span.lse[row]);
+    let peak = of_row.clone().fold(f32::NEG_INFINITY, f32::max);
+    let whole = peak + of_row.map(|it| (it - peak).exp()).sum::<f32>().ln();
+    for span in spans {
+        let weight = (span.lse[row] - whole).exp();
+        let from = &span.output[row * out.len()..];
+        for (out, from) in out.iter_mut().zip(from) {
+            *out += weight * from;
         }
     }
-    for (out, sums) in outs.chunks_exact_mut(dim).zip(&sums) {
-        let (out, _) = S::as_mut_simd_f32s(&mut out[columns.clone()]);
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = simd.add_f32s(*out, *sum);
-        }
-    }
-}
-
-/// Replaces scores by `e^(score − peak)`; the peak and the sum.
-#[inline(always)]
-fn softmax<S: Simd>(simd: S, scores: &mut [f32]) -> (f32, f32) {
-    let (vectors, rest) = S::as_mut_simd_f32s(scores);
-    let mut peak = simd.splat_f32s(f32::NEG_INFINITY);
-    for vector in &*vectors {
-        peak = simd.max_f32s(peak, *vector);
-    }
-    let mut peak = simd.reduce_max_f32s(peak);
-    for score in rest {
-        peak = peak.max(*score);
-    }
-    exponentiate(simd, scores, peak);
-    let (vectors, rest) = S::as_simd_f32s(scores);
-    let mut sum = simd.splat_f32s(0.0);
-    for vector in vectors {
-        sum = simd.add_f32s(sum, *vector);
-    }
-    let mut sum = simd.reduce_sum_f32s(sum);
-    for weight in rest {
-        sum += weight;
-    }
-    (peak, sum)
+    whole
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -300,37 +221,105 @@ mod tests {
                 .all(|(a, b)| (f64::from(*a) - b).abs() <= 1e-4)
     }
 
-    proptest! {
-        #[test]
-        fn chunks_are_attended_to_as_one_segment_however_they_are_cut(
-            row_count in 1..20usize,
-            dim in 1..80usize,
-            key_count in 1..200usize,
-            chunk_len in 1..100usize,
-            split in any::<prop::sample::Index>(),
-            seed in 0..1000usize,
-        ) {
+    /// A head's problem: queries, keys and values.
+    struct Head {
+        queries: Vec<f32>,
+        seen: Vec<usize>,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+        dim: usize,
+    }
+
+    impl Head {
+        /// Of rows that see `seen` keys each.
+        fn new(seen: Vec<usize>, dim: usize, seed: usize) -> Self {
             // Longer heads have smaller queries, as 1/√d makes them.
             let scale = (dim as f32).sqrt().recip();
-            let queries: Vec<_> = numbers(row_count * dim, seed).iter().map(|it| it * scale).collect();
-            let (keys, values) = (numbers(key_count * dim, seed + 1), numbers(key_count * dim, seed + 2));
-            let expected = by_definition(&queries, dim, &keys, &values);
-            let chunks: Vec<_> = keys
-                .chunks(chunk_len * dim)
-                .zip(values.chunks(chunk_len * dim))
-                .map(|(keys, values)| Chunk { keys, values })
-                .collect();
-            let whole = attend_chunks(&queries, dim, &chunks);
-            prop_assert!(close(&whole.output, &expected.0) && close(&whole.lse, &expected.1));
+            let key_count = seen.iter().max().unwrap() * dim;
+            let queries = numbers(seen.len() * dim, seed);
+            Self {
+                queries: queries.iter().map(|it| it * scale).collect(),
+                seen,
+                keys: numbers(key_count, seed + 1),
+                values: numbers(key_count, seed + 2),
+                dim,
+            }
+        }
 
-            let (left, right) = chunks.split_at(split.index(chunks.len()));
-            let parts: Vec<_> = [left, right]
-                .into_iter()
-                .filter(|chunks| !chunks.is_empty())
-                .map(|chunks| attend_chunks(&queries, dim, chunks))
-                .collect();
-            let merged = merge_parts(&parts, dim);
-            prop_assert!(close(&merged.output, &expected.0) && close(&merged.lse, &expected.1));
+        /// Attention of some rows, with keys and values in chunks of `chunk_len`.
+        fn attend(&self, rows: Range<usize>, chunk_len: usize) -> HeadPart {
+            let queries = Queries {
+                numbers: &self.queries[rows.start * self.dim..rows.end * self.dim],
+                seen: &self.seen[rows],
+                head_dim: self.dim,
+            };
+            let span = |span: usize| {
+                let tokens = span * SPAN_LEN..queries.seen_max().min((span + 1) * SPAN_LEN);
+                let numbers = tokens.start * self.dim..tokens.end * self.dim;
+                let keys = self.keys[numbers.clone()].chunks(chunk_len * self.dim);
+                let values = self.values[numbers].chunks(chunk_len * self.dim);
+                let chunks = keys
+                    .zip(values)
+                    .map(|(keys, values)| Chunk { keys, values });
+                attend_span(queries, span, &chunks.collect::<Vec<_>>())
+            };
+            merge_spans(queries, (0..queries.span_count()).map(span).collect())
+        }
+    }
+
+    fn bits(numbers: &[f32]) -> Vec<u32> {
+        numbers.iter().map(|it| it.to_bits()).collect()
+    }
+
+    /// How many keys rows see: few, or as many as two spans have and some.
+    fn seen() -> impl Strategy<Value = usize> {
+        prop_oneof![4 => 0..200usize, 1 => SPAN_LEN - 3..2 * SPAN_LEN + 70]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_attended_to_as_the_definition_has_it(
+            seen in proptest::collection::vec(seen(), 1..20),
+            dim in 1..80usize,
+            chunk_len in 1..100usize,
+            seed in 0..1000usize,
+        ) {
+            let head = Head::new(seen, dim, seed);
+            let found = head.attend(0..head.seen.len(), chunk_len);
+            for (row, seen) in head.seen.iter().enumerate() {
+                let place = row * dim..(row + 1) * dim;
+                let (keys, values) = (&head.keys[..seen * dim], &head.values[..seen * dim]);
+                let output = &found.output[place.clone()];
+                if *seen == 0 {
+                    prop_assert_eq!(output, vec![0.0; dim]);
+                    prop_assert_eq!(found.lse[row], f32::NEG_INFINITY);
+                    continue;
+                }
+                let expected = by_definition(&head.queries[place], dim, keys, values);
+                prop_assert!(close(output, &expected.0) && close(&found.lse[row..=row], &expected.1));
+            }
+        }
+
+        #[test]
+        fn a_row_gets_the_same_bits_in_any_company_and_however_keys_are_cut(
+            // Up to more rows than vectors of two sizes, so that a row is in tiles of all sizes.
+            seen in proptest::collection::vec(seen(), 1..70),
+            dim in prop_oneof![1..80usize, Just(64), Just(128)],
+            chunk_lens in (1..100usize, prop_oneof![Just(16), Just(64), 1..2000usize]),
+            cut in any::<(prop::sample::Index, prop::sample::Index)>(),
+            seed in 0..1000usize,
+        ) {
+            let head = Head::new(seen, dim, seed);
+            let count = head.seen.len();
+            let together = head.attend(0..count, chunk_lens.0);
+            let (a, b) = (cut.0.index(count), cut.1.index(count));
+            let some = a.min(b)..a.max(b) + 1;
+            for rows in [some, a..a + 1] {
+                let found = head.attend(rows.clone(), chunk_lens.1);
+                let expected = &together.output[rows.start * dim..rows.end * dim];
+                prop_assert_eq!(bits(&found.output), bits(expected));
+                prop_assert_eq!(bits(&found.lse), bits(&together.lse[rows]));
+            }
         }
     }
 }

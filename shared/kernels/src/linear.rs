@@ -138,7 +138,7 @@ fn multiply<S: Simd, const R: usize, const N: usize>(
             numbers: &piece[at..],
             width: PANEL_WIDTH,
         };
-        let sums = product::<S, _, R, N>(simd, &factors, lines, ahead);
+        let sums = product::<S, R, N>(simd, factors, lines, ahead);
         ahead = &[];
         let first = columns.start + at;
         let end = columns.end.min(first + width);
@@ -204,6 +204,31 @@ mod tests {
                     prop_assert_eq!(found[row * count + column], product.sum::<f32>());
                 }
             }
+        }
+
+        #[test]
+        fn a_row_gets_the_same_bits_in_any_company(
+            row_count in 1..20usize,
+            depth in prop_oneof![1..300usize, Just(768)],
+            width in 1..200usize,
+            cut in any::<(prop::sample::Index, prop::sample::Index)>(),
+        ) {
+            let number = |index: usize| (index as f32 * 0.618_034).fract() - 0.5;
+            let rows: Vec<_> = (0..row_count * depth).map(number).collect();
+            let numbers: Vec<_> = (7..7 + Panels::len_of([depth, width])).map(number).collect();
+            let panels = Panels { numbers: &numbers, depth };
+            let products = |rows: &[f32]| {
+                let mut found = vec![f32::NAN; rows.len() / depth * width];
+                let mut out: Vec<_> = found.chunks_exact_mut(width).collect();
+                columns(&PackedRows::new(rows, depth), panels, 0, &mut out);
+                found
+            };
+            let (a, b) = (cut.0.index(row_count), cut.1.index(row_count));
+            let (first, end) = (a.min(b), a.max(b) + 1);
+            let together = products(&rows)[first * width..end * width].to_vec();
+            let apart = products(&rows[first * depth..end * depth]);
+            let bits = |numbers: Vec<f32>| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            prop_assert_eq!(bits(apart), bits(together));
         }
     }
 }

@@ -11,48 +11,22 @@ pub(crate) const TILE_ROWS: usize = 6;
 pub(crate) const TILE_VECTORS: usize = 4;
 pub(crate) const TILE_VECTORS_FEW: usize = 2;
 
-/// One factor of a product: `R` numbers for each depth. Nothing that can fail is left for the loop
-/// over depths: it would keep sums from staying in registers.
-pub(crate) trait Factors<const R: usize> {
-    fn lines(&self) -> impl Iterator<Item = [f32; R]>;
-}
-
-/// `[R, depth]`
-pub(crate) struct SideBySide<'a, const R: usize> {
-    rows: [&'a [f32]; R],
-    depth: usize,
-}
-
-impl<'a, const R: usize> SideBySide<'a, R> {
-    #[inline(always)]
-    pub(crate) fn new(numbers: &'a [f32], depth: usize) -> Self {
-        Self {
-            rows: std::array::from_fn(|row| &numbers[row * depth..][..depth]),
-            depth,
-        }
-    }
-}
-
-impl<const R: usize> Factors<R> for SideBySide<'_, R> {
-    #[inline(always)]
-    fn lines(&self) -> impl Iterator<Item = [f32; R]> {
-        let rows = self.rows;
-        (0..self.depth).map(move |depth| std::array::from_fn(|row| rows[row][depth]))
-    }
-}
-
 /// `R` rows of `[depth, width]`.
+#[derive(Clone, Copy)]
 pub(crate) struct Interleaved<'a, const R: usize> {
     /// From the first of the rows on.
     pub(crate) numbers: &'a [f32],
     pub(crate) width: usize,
 }
 
-impl<const R: usize> Factors<R> for Interleaved<'_, R> {
+impl<const R: usize> Interleaved<'_, R> {
+    /// The numbers of the next depth, if there is one. Nothing that can fail, and not an iterator, whose
+    /// adapters a compiler may leave as functions: both would keep sums from staying in registers.
     #[inline(always)]
-    fn lines(&self) -> impl Iterator<Item = [f32; R]> {
-        let lines = self.numbers.chunks(self.width);
-        lines.map_while(|line| line.first_chunk().copied())
+    pub(crate) fn next(&mut self) -> Option<[f32; R]> {
+        let numbers = *self.numbers.first_chunk()?;
+        self.numbers = self.numbers.get(self.width..).unwrap_or_default();
+        Some(numbers)
     }
 }
 
@@ -67,17 +41,28 @@ pub(crate) struct Lines<'a> {
 /// `Σ_depth factors[depth][row] lines[depth][column]` for `N` vectors of columns. With each line it
 /// asks for one line of the cache of `ahead`, so that those come from memory behind the sums.
 #[inline(always)]
-pub(crate) fn product<S: Simd, F: Factors<R>, const R: usize, const N: usize>(
+pub(crate) fn product<S: Simd, const R: usize, const N: usize>(
     simd: S,
-    factors: &F,
+    factors: Interleaved<'_, R>,
     lines: Lines<'_>,
     ahead: &[f32],
 ) -> [[S::f32s; N]; R] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
+    let none = [[simd.splat_f32s(0.0); N]; R];
+    product_onto::<S, R, N>(simd, none, factors, (lines, ahead))
+}
+
+/// The same, added depth by depth to sums that are there.
+#[inline(always)]
+pub(crate) fn product_onto<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    mut sums: [[S::f32s; N]; R],
+    mut factors: Interleaved<'_, R>,
+    (lines, ahead): (Lines<'_>, &[f32]),
+) -> [[S::f32s; N]; R] {
     let mut next = ahead.as_ptr();
-    for (line, factors) in lines.numbers.chunks(lines.width).zip(factors.lines()) {
+    for line in lines.numbers.chunks(lines.width) {
         let (line, _) = S::as_simd_f32s(line);
-        let Some(line) = line.first_chunk::<N>() else {
+        let (Some(line), Some(factors)) = (line.first_chunk::<N>(), factors.next()) else {
             break;
         };
         prefetch(next);
