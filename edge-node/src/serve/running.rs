@@ -79,6 +79,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     first_counts::begin();
     let security = args.security()?;
     let scheme = scheme(&security, addr);
+    let url = args.handover.url(scheme, addr)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let connections = Connections::new(listener, CONNECTIONS_MAX, ClientPatience::default());
     let routes = router(Arc::clone(&app));
@@ -87,7 +88,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let _ = stopped.await;
     }));
     runtime.spawn(keep_up(Arc::clone(&app)));
-    let (server, uplink) = load(args, &runtime, format!("{scheme}://{addr}"))?;
+    let (server, uplink) = load(args, &runtime, url)?;
     let server = app.server.get_or_init(|| server);
     let prompts = server.prompts.clone();
     let tally = server.generator.tally().clone();
@@ -186,6 +187,7 @@ fn load(
         generator: generator.clone(),
         prompts: prompts.clone(),
         speed,
+        len_max: capacity.model_len_max,
     };
     let sessions = args.handover.open(runtime, || args.identity(), (node, url));
     let server = Server {

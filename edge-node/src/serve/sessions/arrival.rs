@@ -7,56 +7,67 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edgeprompt_attention::KvView;
-use edgeprompt_engine::{KvChunk, checked_view_from_layer};
+use edgeprompt_engine::{KvChunk, SubmitError, checked_view_from_layer};
 use edgeprompt_handover::session::{ClaimReply, Epoch, Seat, ToSource, ToTarget};
-use edgeprompt_kv::{KvGeometry, LayerKv};
+use edgeprompt_kv::{KvDtype, KvGeometry, LayerKv, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{
-    KV_CHUNK_HEADER_BYTES, KvChunkHeader, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews,
-    Reading, SessionKey, SessionOffer,
+    KV_CHUNK_HEADER_BYTES, KvChunkHeader, Move, MoveAnswer, MoveRefusal, PeerRequest, PromptName,
+    ReaderNews, Reading, SessionKey, SessionOffer, Ticket,
 };
 use edgeprompt_transport::{
     CloudEndpoint, IncomingPeerRequest, PeerError, PeerLink, PeerReceiver, PeerSender, Stopped,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, timeout};
 
+use super::facts::params;
+use super::handle::{SessionHandle, Taken};
 use super::keeper::{Command, Keeper};
-use super::log::{Log, News, ReaderKind, Standing, answer_token, last_token};
-use super::{Facts, PATIENCE, SessionHandle, Sessions};
+use super::log::{Log, ReaderKind, Standing};
+use super::relay::told_of;
+use super::{Facts, PATIENCE, Sessions, Shared};
 use crate::private::PrivateTokens;
-use crate::serve::generator::{Begun, Mover};
+use crate::serve::generator::{Begun, GenerateError, Mover};
+use crate::serve::segments::SharedPrompt;
 
 /// Answers of one move that wait for a slow link.
 const ANSWERS_MAX: usize = 256;
 
 /// Between two words to a reader that has nothing to read.
-const ALIVE_PERIOD: Duration = Duration::from_secs(1);
+pub(crate) const ALIVE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Chunks of keys and values that wait for the tokens they are of.
-const CHUNKS_WAITING_MAX: usize = 16;
-
-/// Chunks that wait for the engine's step to end; the link waits for those that would be more.
-const CHUNKS_PUT_IN_MAX: usize = 16;
+/// Chunks of keys and values of one session in memory, from the link until the engine has them; the link
+/// waits for those that would be more.
+const CHUNKS_MAX: usize = 16;
 
 /// How long a cloud prompt may take to be had for a session that comes.
 const CLOUD_PROMPT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a target knows of a move beside its seat.
 pub(super) struct Arrival {
-    pub(super) answers: mpsc::Sender<MoveAnswer>,
-    /// Whether all keys and values that come have come.
-    pub(super) kv_ended: bool,
+    pub(super) kv: KvComing,
     /// Since when the right is here.
     pub(super) activated_at: Option<Instant>,
-    /// When keys and values came last.
-    pub(super) kv_at: Option<Instant>,
-    waiting: Vec<KvChunk>,
-    /// On their way to the engine.
-    put_in: VecDeque<oneshot::Receiver<()>>,
+    /// Until their tokens are known.
+    waiting: VecDeque<Placed>,
     pub(super) progress: Progress,
 }
+
+/// Keys and values of a session that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KvComing {
+    /// They are to come.
+    Announced,
+    /// They come, perhaps after those of other sessions; the link notices if they do not.
+    Begun,
+    /// All have come that will.
+    Ended,
+}
+
+/// A chunk, and its place in memory.
+type Placed = (KvChunk, OwnedSemaphorePermit);
 
 /// How far the engine is with a session that comes, as far as it has told.
 #[derive(Default)]
@@ -87,43 +98,46 @@ impl Progress {
 }
 
 impl Arrival {
-    /// Keeps a chunk until its tokens are known; one too many is computed here.
-    pub(super) fn keep(&mut self, chunk: KvChunk) {
-        self.kv_at = Some(Instant::now());
-        if self.waiting.len() < CHUNKS_WAITING_MAX {
-            self.waiting.push(chunk);
-        }
+    /// Keeps a chunk until its tokens are known.
+    pub(super) fn keep(&mut self, chunk: KvChunk, place: OwnedSemaphorePermit) {
+        self.waiting.push_back((chunk, place));
     }
 
     /// Gives a chunk to the engine, which takes it between two steps.
-    pub(super) async fn put_in(&mut self, chunk: KvChunk, mover: &Mover) {
-        if self.put_in.len() >= CHUNKS_PUT_IN_MAX
-            && let Some(oldest) = self.put_in.pop_front()
-        {
+    pub(super) fn put_in((chunk, place): Placed, mover: &Mover) {
+        let taken = mover.put_in(chunk);
+        tokio::spawn(async move {
             // An engine that has stopped takes nothing more.
-            let _ = oldest.await;
-        }
-        self.put_in.push_back(mover.put_in(chunk));
+            let _ = taken.await;
+            drop(place);
+        });
     }
 
     /// The next chunk of tokens that are known, in the order in which they came.
-    pub(super) fn next_of(&mut self, known: usize) -> Option<KvChunk> {
-        let first = self.waiting.first()?;
+    pub(super) fn next_of(&mut self, known: usize) -> Option<Placed> {
+        let (first, _) = self.waiting.front()?;
         // What follows the last token is asked for: it is computed here in any case.
-        (first.tokens.end < known).then(|| self.waiting.remove(0))
+        match first.tokens.end < known {
+            true => self.waiting.pop_front(),
+            false => None,
+        }
     }
 
     /// Whether there is nothing to wait for, or that takes too long.
     pub(super) fn may_go(&self) -> bool {
         let is_late = self.due().is_some_and(|due| due <= Instant::now());
-        (self.kv_ended && self.waiting.is_empty()) || is_late
+        let is_whole = self.kv == KvComing::Ended && self.waiting.is_empty();
+        is_whole || is_late
     }
 
-    /// Until when more is waited for, once the right is here.
+    /// Until when it is waited for that more come, once the right is here.
     pub(super) fn due(&self) -> Option<Instant> {
-        let activated_at = self.activated_at?;
-        let heard_at = self.kv_at.unwrap_or(activated_at).max(activated_at);
-        Some(heard_at + PATIENCE.answer)
+        match self.kv {
+            KvComing::Begun => None,
+            KvComing::Announced | KvComing::Ended => {
+                self.activated_at.map(|at| at + PATIENCE.answer)
+            }
+        }
     }
 }
 
@@ -167,7 +181,11 @@ impl Sessions {
         } = incoming;
         let ended = match request {
             PeerRequest::Move(offer) => self.take_in(*offer, sender, receiver).await,
-            PeerRequest::Kv { session, epoch } => self.take_kv((session, epoch), receiver).await,
+            PeerRequest::Kv {
+                session,
+                ticket,
+                epoch,
+            } => self.take_kv((session, ticket, epoch), receiver).await,
             PeerRequest::Read(reading) => self.let_read(reading, sender).await,
         };
         if let Err(error) = ended {
@@ -184,49 +202,98 @@ impl Sessions {
     ) -> Result<(), PeerError> {
         let (answers, said) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(say(sender, said));
-        let (session, epoch, len) = (offer.session, offer.epoch, offer.answer.len());
-        if self.is_news(session, epoch) {
-            if let Err(refusal) = self.arrive(offer, answers.clone()).await {
+        let (session, epoch) = (offer.session, offer.epoch);
+        let (ticket, max_tokens) = (offer.ticket, offer.terms.max_tokens as usize);
+        let answered = offer.answer.clone();
+        match self.arrive(offer, answers.clone()).await {
+            Ok(()) => {}
+            Err(NotArrived::Refused(refusal)) => {
                 tracing::info!(%refusal, %session, "a session is refused");
                 refuse(&answers, epoch, refusal);
                 return Ok(());
             }
-        } else {
-            let order = ToTarget::Offer { epoch, len };
-            let tokens = Vec::new();
-            self.order(session, Move { order, tokens }, &answers).await;
+            // Said again, after the link was lost, and with what was generated meanwhile.
+            Err(NotArrived::Known) => {
+                let len = answered.len();
+                let tokens = ToTarget::Tokens {
+                    epoch,
+                    start: 0,
+                    end: len,
+                };
+                let offer = ToTarget::Offer { epoch, len };
+                for (order, tokens) in [(tokens, answered), (offer, Vec::new())] {
+                    let order = Move { order, tokens };
+                    self.order((session, ticket), order, &answers).await;
+                }
+            }
         }
         loop {
             let order: Move = receiver.receive().await?;
-            self.order(session, order, &answers).await;
+            if let Err(refusal) = self.0.node.bounds().check_move(&order, max_tokens) {
+                tracing::info!(%refusal, %session, "a session is refused");
+                let order = ToTarget::Withdraw { epoch };
+                let tokens = Vec::new();
+                let withdrawn = Move { order, tokens };
+                self.order((session, ticket), withdrawn, &answers).await;
+                refuse(&answers, epoch, refusal);
+                return Ok(());
+            }
+            self.order((session, ticket), order, &answers).await;
         }
     }
 
-    async fn order(&self, session: SessionKey, order: Move, answers: &mpsc::Sender<MoveAnswer>) {
-        let keeper = self.lock().get(&session).cloned();
-        let epoch = match order.order {
-            ToTarget::Offer { epoch, .. }
-            | ToTarget::Tokens { epoch, .. }
-            | ToTarget::Commit { epoch, .. }
-            | ToTarget::Withdraw { epoch } => epoch,
-        };
-        let sent = match keeper {
-            Some(keeper) => {
+    async fn order(
+        &self,
+        (session, ticket): (SessionKey, Ticket),
+        order: Move,
+        answers: &mpsc::Sender<MoveAnswer>,
+    ) {
+        let epoch = order.order.epoch();
+        let sent = match self.open(session, &ticket) {
+            Ok(Some(SessionHandle(keeper))) => {
                 let order = Command::Order(order, answers.clone());
                 keeper.commands.send(order).await.is_ok()
             }
-            None => false,
+            Ok(None) | Err(_) => false,
         };
         if !sent {
             refuse(answers, epoch, MoveRefusal::Unknown);
         }
     }
 
-    /// Whether an offer is of a move that this node has not heard of.
-    fn is_news(&self, session: SessionKey, epoch: Epoch) -> bool {
-        let keepers = self.lock();
-        let known = keepers.get(&session);
-        known.is_none_or(|kept| SessionHandle(kept.clone()).epoch() < epoch)
+    /// The cloud prompt that a session builds on, if it is the same here.
+    async fn cloud_prompt(
+        &self,
+        offer: &SessionOffer,
+    ) -> Result<Option<(PromptName, SharedPrompt)>, MoveRefusal> {
+        let Some((name, id)) = &offer.cloud_prompt else {
+            return Ok(None);
+        };
+        let getting = timeout(CLOUD_PROMPT_PATIENCE, self.0.node.prompts.get(name)).await;
+        let cloud = getting.map_err(|_| MoveRefusal::NoCloudPrompt)?;
+        let cloud = cloud.map_err(|_| MoveRefusal::NoCloudPrompt)?;
+        match cloud.id == *id {
+            true => Ok(Some((name.clone(), cloud))),
+            false => Err(MoveRefusal::NoCloudPrompt),
+        }
+    }
+
+    /// What is wrong with an offer, whatever its cloud prompt is.
+    fn look_at(&self, offer: &SessionOffer) -> Result<(), NotArrived> {
+        let Shared { node, config, .. } = &*self.0;
+        if let Some(known) = self.open(offer.session, &offer.ticket)? {
+            known.0.may_be_replaced_by(offer.epoch)?;
+        }
+        if offer.model != node.model.digest || offer.geometry != node.model.geometry {
+            return Err(NotArrived::Refused(MoveRefusal::OtherModel));
+        }
+        if offer.dtype != config.dtype {
+            return Err(NotArrived::Refused(MoveRefusal::OtherFormat));
+        }
+        if params(&offer.terms).check().is_err() {
+            return Err(NotArrived::Refused(MoveRefusal::Invalid));
+        }
+        Ok(())
     }
 
     /// Makes room for a session, and holds it.
@@ -234,23 +301,12 @@ impl Sessions {
         &self,
         offer: SessionOffer,
         answers: mpsc::Sender<MoveAnswer>,
-    ) -> Result<(), MoveRefusal> {
+    ) -> Result<(), NotArrived> {
+        self.look_at(&offer)?;
         let node = &self.0.node;
-        if offer.model != node.model.digest || offer.geometry != node.model.geometry {
-            return Err(MoveRefusal::OtherModel);
-        }
-        let cloud = match &offer.cloud_prompt {
-            None => None,
-            Some((name, id)) => {
-                let getting = timeout(CLOUD_PROMPT_PATIENCE, node.prompts.get(name)).await;
-                let cloud = getting.map_err(|_| MoveRefusal::NoCloudPrompt)?;
-                let cloud = cloud.map_err(|_| MoveRefusal::NoCloudPrompt)?;
-                if cloud.id != *id {
-                    return Err(MoveRefusal::NoCloudPrompt);
-                }
-                Some((name.clone(), cloud))
-            }
-        };
+        let cloud = self.cloud_prompt(&offer).await?;
+        let cloud_len = cloud.as_ref().map_or(0, |(_, cloud)| cloud.tokens.len());
+        node.bounds().check_offer(&offer, cloud_len)?;
         let (epoch, answered) = (offer.epoch, offer.answer);
         let expects_kv = (offer.prefill_len as usize) < offer.prompt.len() + answered.len();
         let facts = Facts {
@@ -264,49 +320,53 @@ impl Sessions {
             terms: offer.terms,
         };
         let begun = Begun {
-            answered: answered.clone(),
+            answered: answered.iter().map(|token| token.token).collect(),
             compute_max: offer.prefill_len as usize,
         };
         let held = node.generator.hold(facts.generation(), begun).await;
-        let tokens = held.map_err(|_| MoveRefusal::NoRoom)?;
-        let log = Log::new(Standing::Here(epoch));
-        log.extend(
-            answered
-                .iter()
-                .map(|token| super::without_probability(*token)),
-        );
-        let (handle, commands) = self.handle(&facts, &log);
+        let tokens = held.map_err(not_held)?;
         let now = self.0.began_at.elapsed();
         let seat = Seat::accepting(now, epoch, answered.len(), PATIENCE);
+        let log = Log::new(Standing::Coming(epoch));
+        log.extend(answered);
+        let (handle, commands) = self.handle(&facts, &log);
         let mut keeper = Keeper::new(self.clone(), (facts, log), seat);
         keeper.local = Some(tokens);
+        keeper.answers = Some(answers);
         keeper.arrival = Some(Arrival {
-            answers,
-            kv_ended: !expects_kv,
+            kv: match expects_kv {
+                true => KvComing::Announced,
+                false => KvComing::Ended,
+            },
             activated_at: None,
-            kv_at: None,
-            waiting: Vec::new(),
-            put_in: VecDeque::new(),
+            waiting: VecDeque::new(),
             progress: Progress::default(),
         });
-        self.keep(handle, keeper, commands);
-        Ok(())
+        Ok(self.keep(handle, keeper, commands)?)
     }
 
     /// Keys and values of a session that comes.
     async fn take_kv(
         self,
-        (session, _epoch): (SessionKey, Epoch),
+        (session, ticket, epoch): (SessionKey, Ticket, Epoch),
         mut receiver: PeerReceiver,
     ) -> Result<(), PeerError> {
-        let Some(keeper) = self.lock().get(&session).map(|kept| kept.commands.clone()) else {
+        let Ok(Some(SessionHandle(keeper))) = self.open(session, &ticket) else {
             return Ok(());
         };
-        let model = Arc::clone(&self.0.node.model);
+        // A keeper that is gone needs no word.
+        let _ = keeper.commands.send(Command::KvBegun(epoch)).await;
+        let (model, dtype) = (Arc::clone(&self.0.node.model), self.0.config.dtype);
+        let places = Arc::new(Semaphore::new(CHUNKS_MAX));
         let ended = loop {
-            match receive_chunk(&mut receiver, &model).await {
+            // Only a semaphore that is closed has none, and this one is not.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                break Ok(());
+            };
+            match receive_chunk(&mut receiver, &model, dtype).await {
                 Ok(Some(chunk)) => {
-                    if keeper.send(Command::Kv(chunk)).await.is_err() {
+                    let kv = Command::Kv(epoch, chunk, place);
+                    if keeper.commands.send(kv).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -315,8 +375,7 @@ impl Sessions {
                 Err(error) => break Err(error),
             }
         };
-        // A keeper that is gone needs no word.
-        let _ = keeper.send(Command::KvEnded).await;
+        let _ = keeper.commands.send(Command::KvEnded(epoch)).await;
         ended
     }
 
@@ -330,9 +389,12 @@ impl Sessions {
             answer,
         } = reading;
         let from = answer.len();
-        let found = self.open(session, ticket);
+        let found = match self.node_has(&answer) {
+            true => self.open(session, &ticket).ok().flatten(),
+            false => None,
+        };
         let claimed = match &found {
-            Some(handle) => handle.claim(epoch, from, answer).await,
+            Some(handle) => handle.claim(epoch, answer).await.ok(),
             None => None,
         };
         let (Some((reply, moved)), Some(handle)) = (claimed, found) else {
@@ -362,28 +424,50 @@ impl Sessions {
                     return Ok(());
                 }
             };
-            let (news, is_last) = match news {
-                News::Entry(index, entry) => {
-                    let token = ReaderNews::Token {
-                        epoch,
-                        index: u32::try_from(index).unwrap_or(u32::MAX),
-                        token: answer_token(&entry),
-                        last: entry.finish.map(last_token),
-                    };
-                    (token, entry.finish.is_some())
-                }
-                News::Moved(moved) => {
-                    let (epoch, addr) = (moved.epoch, moved.addr);
-                    (ReaderNews::Moved { epoch, addr }, true)
-                }
-                News::Broken => (ReaderNews::Broken, true),
-            };
+            let (news, is_last) = told_of(news, epoch);
             sender.send(&news).await?;
             if is_last {
                 return sender.finish().await;
             }
         }
     }
+
+    fn node_has(&self, tokens: &[TokenId]) -> bool {
+        self.0.node.bounds().have(tokens)
+    }
+}
+
+/// Why a session is not on its way here.
+enum NotArrived {
+    Refused(MoveRefusal),
+    /// This move is known, or a later one.
+    Known,
+}
+
+impl From<MoveRefusal> for NotArrived {
+    fn from(refusal: MoveRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Taken> for NotArrived {
+    fn from(taken: Taken) -> Self {
+        match taken {
+            // Whose ticket is wrong learns nothing.
+            Taken::ByAnother => Self::Refused(MoveRefusal::Unknown),
+            Taken::Here => Self::Refused(MoveRefusal::Here),
+            Taken::Under(_) => Self::Known,
+        }
+    }
+}
+
+fn not_held(error: GenerateError) -> NotArrived {
+    NotArrived::Refused(match error {
+        GenerateError::Stopped => MoveRefusal::Stopped,
+        GenerateError::Refused(SubmitError::Admission(_)) => MoveRefusal::NoRoom,
+        GenerateError::Refused(SubmitError::EmptyPrompt) => MoveRefusal::Invalid,
+        GenerateError::Refused(SubmitError::ContextTooShort { .. }) => MoveRefusal::TooLong,
+    })
 }
 
 fn refuse(answers: &mpsc::Sender<MoveAnswer>, epoch: Epoch, refusal: MoveRefusal) {
@@ -410,6 +494,7 @@ async fn say(mut sender: PeerSender, mut said: mpsc::Receiver<MoveAnswer>) {
 async fn receive_chunk(
     receiver: &mut PeerReceiver,
     model: &Arc<Model>,
+    dtype: KvDtype,
 ) -> Result<Option<KvChunk>, PeerError> {
     let Some(header) = receiver.receive_bytes(KV_CHUNK_HEADER_BYTES).await? else {
         return Ok(None);
@@ -420,8 +505,11 @@ async fn receive_chunk(
         tracing::warn!(%error, "keys and values of a session are refused");
         PeerError::Ended
     })?;
-    let payload = receiver.receive_bytes(header.bytes(&geometry)).await?;
-    let payload = payload.ok_or(PeerError::Ended)?;
+    if header.dtype != dtype {
+        tracing::warn!("keys and values of a session come in another number format: refused");
+        return Err(PeerError::Ended);
+    }
+    let payload = receiver.receive_rest(header.bytes(&geometry)).await?;
     let model = Arc::clone(model);
     // Bytes become tensors: not the async threads' business.
     let decoding = spawn_blocking(move || decode(header, payload, &model));

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks};
+use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks, TokenId};
 
 use super::{Running, Scheduler, SequenceId, Waiting};
 
@@ -116,12 +116,16 @@ impl Scheduler {
     }
 
     /// More tokens of a held sequence are known.
-    pub fn extended(&mut self, id: SequenceId, token_count: usize) {
-        if let Some(running) = self.running.get_mut(&id) {
-            running.token_count += token_count;
-        }
-        if let Some(waiting) = self.waiting.get_mut(&id) {
-            waiting.token_count += token_count;
+    pub fn extended(&mut self, id: SequenceId, tokens: &[TokenId]) {
+        let running = self.running.get_mut(&id);
+        let running = running.map(|it| (&mut it.token_count, &mut it.session));
+        let waiting = self.waiting.get_mut(&id);
+        let waiting = waiting.map(|it| (&mut it.token_count, &mut it.session));
+        for (token_count, session) in running.into_iter().chain(waiting) {
+            *token_count += tokens.len();
+            if let Some(session) = session {
+                session.tokens.extend_from_slice(tokens);
+            }
         }
     }
 
