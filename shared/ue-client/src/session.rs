@@ -182,6 +182,11 @@ impl Session {
         &self.nodes[self.at.0].url
     }
 
+    /// The nodes that it knows, those that it was not at among them.
+    pub fn known(&self) -> impl Iterator<Item = &EdgeUrl> {
+        self.nodes.iter().map(|node| &node.url)
+    }
+
     /// One more node that may go on with the session if all else fails. It must run the same model.
     pub fn know(&mut self, url: &EdgeUrl) {
         if let Some(index) = self.index(url) {
