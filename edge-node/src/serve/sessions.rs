@@ -13,6 +13,7 @@ mod handle;
 mod keeper;
 mod links;
 mod log;
+mod peers;
 mod planned;
 mod relay;
 pub(crate) mod routes;
@@ -303,6 +304,12 @@ impl Sessions {
         let link = self.0.links.to(addr).await;
         let link = link.map_err(|error| match error {
             ConnectError::Itself { .. } => MoveError::Itself,
+            ConnectError::Unreachable { .. } => MoveError::Unreachable(format!(
+                "no edge answers at {addr}: check the address, and that its --handover-listen can be reached"
+            )),
+            ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(
+                "the target takes no more links now: try again in a moment".to_owned(),
+            ),
             error => MoveError::Unreachable(error.to_string()),
         })?;
         Ok((addr, link))

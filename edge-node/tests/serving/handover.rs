@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cluster;
-use crate::edge::{Edge, asking, completion, demo_model, streaming};
+use crate::edge::{Edge, asking, completion, streaming};
 use crate::http::{Reading, events, send};
 use crate::support::{Cluster, edge_node, run, stderr};
 
@@ -288,8 +288,8 @@ fn an_edge_that_users_cannot_be_sent_to_does_not_take_sessions() {
     let started = run(Command::new(edge_node())
         .args(["serve", "--host", "0.0.0.0", "--port", "0", "--cloud"])
         .arg(&cluster.addr)
-        .args(["--handover-listen", "127.0.0.1:0", "--model"])
-        .arg(demo_model())
+        // Where there is none, so that a server that would start ends.
+        .args(["--handover-listen", "127.0.0.1:0", "--model", "nowhere"])
         .arg("--api-key-file")
         .arg(&keys)
         .arg("--identity")

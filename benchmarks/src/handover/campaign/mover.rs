@@ -293,7 +293,7 @@ fn code(error: &str) -> String {
     let message = body["error"]["message"].as_str().unwrap_or_default();
     match word {
         // Addresses differ, and are of no interest.
-        Some("handover_failed") if message.contains("no cloud answers") => {
+        Some("handover_failed") if message.contains("no edge answers") => {
             "handover_failed: nobody answers there".to_owned()
         }
         Some("handover_failed") => format!("handover_failed: {message}"),

@@ -16,7 +16,7 @@ use edgeprompt_transport::PeerLink;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use super::arrival::{Arrival, KvComing};
+use super::arrival::{Arrival, Heard, KvComing};
 use super::departure::{Departure, MoveError, MoveReport};
 use super::handle::Own;
 use super::log::{Entry, Log, MovedTo, ReaderKind, Standing};
@@ -50,8 +50,8 @@ pub(crate) enum Command {
     Order(Move, mpsc::Sender<MoveAnswer>),
     /// Keys and values from the source of the move that gives this right, and their place in memory.
     Kv(Epoch, KvChunk, OwnedSemaphorePermit),
-    /// They begin to come.
-    KvBegun(Epoch),
+    /// They begin to come, over a link that tells when it carried any last.
+    KvBegun(Epoch, Heard),
     /// That were all.
     KvEnded(Epoch),
     /// Keys and values of the move that gives this right are all sent, or cannot be.
@@ -323,7 +323,7 @@ impl Keeper {
             Command::Order(order, answers) => self.ordered(order, answers).await,
             // Those of a move that is off may come late.
             Command::Kv(epoch, ..)
-            | Command::KvBegun(epoch)
+            | Command::KvBegun(epoch, _)
             | Command::KvEnded(epoch)
             | Command::KvSent(epoch)
                 if epoch != self.seat.latest() => {}
@@ -333,7 +333,7 @@ impl Keeper {
                 }
                 self.put_in();
             }
-            Command::KvBegun(_) => self.kv(KvComing::Begun),
+            Command::KvBegun(_, heard) => self.kv(KvComing::Begun(heard)),
             Command::KvEnded(_) => self.kv(KvComing::Ended),
             Command::KvSent(_) => {
                 if let Some(departure) = &mut self.departure {

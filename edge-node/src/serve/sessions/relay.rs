@@ -10,9 +10,9 @@ use tokio::task::AbortHandle;
 use tokio::time::interval;
 
 use crate::serve::sessions::Sessions;
-use crate::serve::sessions::arrival::ALIVE_PERIOD;
 use crate::serve::sessions::keeper::Command;
 use crate::serve::sessions::log::{News, last_token};
+use crate::serve::sessions::peers::ALIVE_PERIOD;
 
 /// A stream that is being read. Dropping it ends the reading.
 pub(crate) struct Relay {
