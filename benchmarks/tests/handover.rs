@@ -1,4 +1,4 @@
-//! `benchmarks handover simulate` as a user runs it, with few draws.
+//! `benchmarks handover simulate` and `campaign` as a user runs them, with few draws and moves.
 
 #![cfg(test)]
 
@@ -81,5 +81,39 @@ fn a_trace_that_is_none_is_refused_before_anything_is_computed() {
             "{errors}"
         );
         assert!(output.stdout.is_empty());
+    }
+}
+
+/// Real nodes, links that lose packets, and edges that are killed. Which moves and kills meet is up to
+/// the machine; what may come of them is not.
+#[test]
+fn texts_are_those_without_moves_whoever_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_benchmarks"))
+        .args(["handover", "campaign", "--handovers", "40", "--kills", "8"])
+        .args(["--seed", "7", "--result-dir"])
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains("seed 7"), "{text}");
+    let json = std::fs::read_to_string(dir.path().join("handover-campaign.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["provenance"]["commit"].is_string());
+    assert!(json["moves"]["moved"].as_u64().unwrap() >= 40);
+    assert!(json["moves"]["kills"].as_u64().unwrap() >= 8);
+    assert_eq!(json["violations"], serde_json::json!([]));
+    let answers = json["users"]["answers"].as_array().unwrap();
+    let is_whole = |it: &&Value| it["outcome"] == "same";
+    let clients: Vec<_> = answers
+        .iter()
+        .filter(is_whole)
+        .map(|it| &it["client"])
+        .collect();
+    for client in ["follows", "plain"] {
+        assert!(clients.iter().any(|it| *it == client), "{json}");
     }
 }

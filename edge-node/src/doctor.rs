@@ -350,7 +350,9 @@ async fn first_listed(cloud: &CloudLink) -> Result<Option<PromptName>, CloudProm
 /// No link, by the step that failed.
 fn not_linked(addr: &str, error: ConnectError) -> Finding {
     let advice = match &error {
-        ConnectError::Unreachable { .. } | ConnectError::Address { .. } => {
+        ConnectError::Unreachable { .. }
+        | ConnectError::Address { .. }
+        | ConnectError::Itself { .. } => {
             "look whether UDP passes: the cloud's --listen address, firewalls, NAT"
         }
         ConnectError::CloudNotTrusted { .. } | ConnectError::EdgeNotTrusted { .. } => {

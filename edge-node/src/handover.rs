@@ -30,7 +30,8 @@ pub struct HandoverArgs {
     /// Move this session: the header x-edgeprompt-session of its answer
     #[arg(long, value_name = "ID", requires = "target")]
     session: Option<String>,
-    /// Move all sessions that are generated there
+    /// Move all sessions that are generated there: those of the key, or everybody's for a key of the
+    /// server's --operator-key-file, and where no key is needed
     #[arg(long, requires = "target")]
     all: bool,
     /// List the sessions
@@ -213,6 +214,10 @@ fn failure(error: HttpError) -> Failure {
             ),
             ("session_ended", _) => (Exit::Usage, "there is nothing left to move"),
             ("session_busy", _) => (Exit::Usage, "it has not begun or moves already: try again"),
+            ("target_is_source", _) => (
+                Exit::Usage,
+                "--target is that edge itself: name another edge's --handover-listen",
+            ),
             ("handover_disabled", _) => (
                 Exit::Usage,
                 "start it with --handover-listen or --handover-target",

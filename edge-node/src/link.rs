@@ -106,6 +106,7 @@ const fn connect_exit(error: &ConnectError) -> Exit {
         | ConnectError::Version
         | ConnectError::Full
         | ConnectError::TooManyLinks
+        | ConnectError::Itself { .. }
         | ConnectError::Lost(_) => Exit::PeerUnreachable,
         ConnectError::CloudNotTrusted { .. }
         | ConnectError::EdgeNotTrusted { .. }

@@ -50,15 +50,31 @@ pub(crate) struct Caller {
     key: blake3::Hash,
     places: Arc<Semaphore>,
     place_count: usize,
+    rank: Rank,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    /// Ask, and see what it asked.
+    User,
+    /// Also see and move everybody's sessions, which are names and numbers.
+    Operator,
 }
 
 impl Caller {
-    fn new(key: blake3::Hash, place_count: usize) -> Self {
+    fn new(key: blake3::Hash, (place_count, rank): (usize, Rank)) -> Self {
         Self {
             key,
             places: Arc::new(Semaphore::new(place_count)),
             place_count,
+            rank,
         }
+    }
+
+    /// Whether it may see and move everybody's sessions.
+    pub(crate) fn is_operator(&self) -> bool {
+        self.rank == Rank::Operator
     }
 
     /// Whether this is the same one: who has the same key, or who needs none.
@@ -92,12 +108,23 @@ impl Caller {
 }
 
 impl Callers {
-    /// Everybody may use the server, `place_count` answers at a time.
+    /// Everybody may use the server, `place_count` answers at a time, and is its operator.
     pub(crate) fn anybody(place_count: usize) -> Self {
         Self {
             known: Vec::new(),
-            anybody: Caller::new(blake3::hash(&[]), place_count),
+            anybody: Caller::new(blake3::hash(&[]), (place_count, Rank::Operator)),
         }
+    }
+
+    /// So may who has a key of another file, as an operator.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub(crate) fn and_operators(mut self, file: &Path) -> Result<Self, KeyFileError> {
+        let operators = Self::of_text(&read(file)?, (self.anybody.place_count, Rank::Operator))?;
+        // Of a key in both files the operator's counts.
+        self.known.splice(0..0, operators.known);
+        Ok(self)
     }
 
     /// Whoever has a key of a file may use the server, each `place_count` answers at a time. A key
@@ -106,21 +133,15 @@ impl Callers {
     /// # Errors
     /// [`KeyFileError`].
     pub(crate) fn of_file(file: &Path, place_count: usize) -> Result<Self, KeyFileError> {
-        let mut text = String::new();
-        let mut reader = File::open(file)?.take(FILE_BYTES_MAX + 1);
-        reader.read_to_string(&mut text)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(KeyFileError::TooLarge);
-        }
-        Self::of_keys(&text, place_count)
+        Self::of_text(&read(file)?, (place_count, Rank::User))
     }
 
-    fn of_keys(text: &str, place_count: usize) -> Result<Self, KeyFileError> {
+    fn of_text(text: &str, (place_count, rank): (usize, Rank)) -> Result<Self, KeyFileError> {
         let lines = text.lines().map(str::trim);
         let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let hash = |key: &str| {
             let key = blake3::hash(key.as_bytes());
-            (key, Caller::new(key, place_count))
+            (key, Caller::new(key, (place_count, rank)))
         };
         let known: Vec<_> = keys.map(hash).collect();
         if !(1..=KEYS_MAX).contains(&known.len()) {
@@ -128,7 +149,7 @@ impl Callers {
         }
         Ok(Self {
             known,
-            anybody: Caller::new(blake3::hash(&[]), 0),
+            anybody: Caller::new(blake3::hash(&[]), (place_count, rank)),
         })
     }
 
@@ -147,10 +168,20 @@ impl Callers {
         // Hashes are compared in constant time, and each with all: how long it takes says nothing.
         let known = self.known.iter();
         let found = known.fold(None, |found, (hash, caller)| match *hash == given {
-            true => Some(caller),
+            true => found.or(Some(caller)),
             false => found,
         });
         found.cloned().ok_or_else(ApiError::unauthorised)
+    }
+}
+
+fn read(file: &Path) -> Result<String, KeyFileError> {
+    let mut text = String::new();
+    let mut reader = File::open(file)?.take(FILE_BYTES_MAX + 1);
+    reader.read_to_string(&mut text)?;
+    match text.len() as u64 > FILE_BYTES_MAX {
+        true => Err(KeyFileError::TooLarge),
+        false => Ok(text),
     }
 }
 
@@ -190,9 +221,29 @@ mod tests {
         HeaderMap::from_iter([(header::AUTHORIZATION, value)])
     }
 
+    fn of_keys(text: &str, place_count: usize) -> Result<Callers, KeyFileError> {
+        Callers::of_text(text, (place_count, Rank::User))
+    }
+
+    #[test]
+    fn an_operator_has_a_key_of_its_own_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "root\nalpha\n").unwrap();
+        let callers = of_keys("alpha\nbeta", 1).unwrap();
+        let callers = callers.and_operators(file.path()).unwrap();
+        let is_operator = |key: &str| {
+            let caller = callers.identify(&bearing(&format!("Bearer {key}")));
+            caller.unwrap().is_operator()
+        };
+        assert!(is_operator("root") && is_operator("alpha"));
+        assert!(!is_operator("beta"));
+        let anybody = Callers::anybody(1).identify(&HeaderMap::new());
+        assert!(anybody.unwrap().is_operator());
+    }
+
     #[test]
     fn a_key_opens_and_nothing_else_does() {
-        let callers = Callers::of_keys("# staff\nalpha\n\n  beta \n", 1).unwrap();
+        let callers = of_keys("# staff\nalpha\n\n  beta \n", 1).unwrap();
         for good in ["Bearer alpha", "Bearer beta"] {
             assert!(callers.identify(&bearing(good)).is_ok(), "{good}");
         }
@@ -208,14 +259,14 @@ mod tests {
         assert!(callers.identify(&HeaderMap::new()).is_err());
         assert!(Callers::anybody(1).identify(&HeaderMap::new()).is_ok());
         assert!(matches!(
-            Callers::of_keys("# none\n", 1),
+            of_keys("# none\n", 1),
             Err(KeyFileError::Count(0))
         ));
     }
 
     #[test]
     fn each_key_has_places_of_its_own() {
-        let callers = Callers::of_keys("alpha\nbeta", 2).unwrap();
+        let callers = of_keys("alpha\nbeta", 2).unwrap();
         let alpha = || callers.identify(&bearing("Bearer alpha")).unwrap().place();
         let (first, _second) = (alpha().unwrap(), alpha().unwrap());
         assert!(alpha().is_err());
@@ -232,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_caller_is_known_by_the_key() {
-        let callers = Callers::of_keys("alpha\nbeta", 1).unwrap();
+        let callers = of_keys("alpha\nbeta", 1).unwrap();
         let who = |key: &str| {
             let key = format!("Bearer {key}");
             callers.identify(&bearing(&key)).unwrap()

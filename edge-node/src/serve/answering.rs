@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeprompt_engine::{Chosen, Finish, Output};
+use edgeprompt_engine::{Finish, Output};
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::{Model, TextStream, TextTokenizer, TokenizerError};
+use edgeprompt_protocol::AnswerToken;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::private::PrivateTokens;
 use crate::serve::api_error::ApiError;
 use crate::serve::generator::Tokens;
 use crate::serve::segments::SharedPrompt;
-use crate::serve::sessions::{Entry, MovedTo, News, Reader};
+use crate::serve::sessions::{Entry, MovedTo, News, Reader, bare};
 use crate::serve::stop::{Matched, StopMatcher};
 use crate::serve::stopwatch::{KvCame, Stopwatch, Times};
 use crate::serve::timelines::Recorder;
@@ -51,8 +52,8 @@ impl Piece {
 pub(crate) struct TokenLogprob {
     /// The token as text.
     pub(crate) text: String,
-    /// ln of its probability.
-    pub(crate) logprob: f32,
+    /// ln of its probability, if that is known: a reader who brings tokens brings no more than them.
+    pub(crate) logprob: Option<f32>,
     /// The most probable tokens in its place.
     pub(crate) top: Vec<(String, f32)>,
 }
@@ -142,6 +143,13 @@ enum Next {
 }
 
 impl TokenSource {
+    /// Nobody wants more.
+    fn finish(self) {
+        if let Self::Session(reader) = self {
+            reader.finish();
+        }
+    }
+
     /// Cancel-safe.
     async fn next(&mut self) -> Next {
         match self {
@@ -152,7 +160,11 @@ impl TokenSource {
                     shared_len,
                     ..
                 }) => Next::Token(Entry {
-                    chosen,
+                    token: AnswerToken {
+                        token: chosen.token,
+                        logprob: Some(chosen.logprob),
+                        top: chosen.top,
+                    },
                     finish,
                     shared_len,
                 }),
@@ -211,6 +223,7 @@ impl Answering {
         let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
         if voice.resume(self.heard.for_engine())? == Said::StopString {
             // Only the word that it ends was lost on the way.
+            self.tokens.finish();
             let watch = (self.stopwatch, self.cloud, recorder);
             let ended = end(voice, to, FinishReason::Stop, watch).await?;
             return Ok(Spoken::Ended(ended));
@@ -229,7 +242,7 @@ impl Answering {
                 }
             };
             let Entry {
-                chosen,
+                token,
                 finish,
                 shared_len,
             } = match next {
@@ -250,7 +263,8 @@ impl Answering {
                 return Ok(Spoken::Ended(ended));
             }
             self.stopwatch.token();
-            if voice.say(chosen, self.details)? == Said::StopString {
+            if voice.say(token, self.details)? == Said::StopString {
+                self.tokens.finish();
                 let watch = (self.stopwatch, self.cloud, recorder);
                 let ended = end(voice, to, FinishReason::Stop, watch).await?;
                 return Ok(Spoken::Ended(ended));
@@ -341,12 +355,7 @@ impl<'a> Voice<'a> {
             token_ids: false,
         };
         for token in heard {
-            let chosen = Chosen {
-                token: *token,
-                logprob: 0.0,
-                top: Vec::new(),
-            };
-            self.say(chosen, nothing)?;
+            self.say(bare(*token), nothing)?;
         }
         self.piece = Piece::default();
         Ok(self.said)
@@ -358,12 +367,12 @@ impl<'a> Voice<'a> {
         (!piece.tokens.is_empty()).then_some(piece)
     }
 
-    fn say(&mut self, chosen: Chosen, details: Details) -> Result<Said, TokenizerError> {
+    fn say(&mut self, said: AnswerToken, details: Details) -> Result<Said, TokenizerError> {
         if details.logprobs {
-            let logprob = self.logprob(&chosen);
+            let logprob = self.logprob(&said);
             self.piece.logprobs.push(logprob);
         }
-        let token = chosen.token;
+        let token = said.token;
         self.piece.tokens.push(token);
         self.previous = Some(token);
         if let Some(stream) = &mut self.stream {
@@ -403,7 +412,7 @@ impl<'a> Voice<'a> {
         Ok((self.piece, self.said))
     }
 
-    fn logprob(&self, chosen: &Chosen) -> TokenLogprob {
+    fn logprob(&self, said: &AnswerToken) -> TokenLogprob {
         let text = |token: TokenId| {
             let tokenizer = self.tokenizer?;
             // Decoders write the first token of a text differently.
@@ -415,9 +424,9 @@ impl<'a> Voice<'a> {
         };
         let text = |token: TokenId| text(token).unwrap_or_default();
         TokenLogprob {
-            text: text(chosen.token),
-            logprob: chosen.logprob,
-            top: chosen
+            text: text(said.token),
+            logprob: said.logprob,
+            top: said
                 .top
                 .iter()
                 .map(|(token, logprob)| (text(*token), *logprob))

@@ -128,6 +128,15 @@ pub struct ServeArgs {
     /// File of the API keys that open this server, one on each line
     #[arg(long, value_name = "FILE", env = "EDGE_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
+    /// File of more keys, of those who may list and move everybody's sessions, also those that other
+    /// edges brought
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EDGE_OPERATOR_KEY_FILE",
+        requires = "api_key_file"
+    )]
+    operator_key_file: Option<PathBuf>,
     /// Speak TLS with this certificate, a PEM file: the server's own first, then those that signed it
     #[arg(long, value_name = "FILE", env = "EDGE_TLS_CERT")]
     tls_cert: Option<PathBuf>,
@@ -155,7 +164,7 @@ impl ServeArgs {
     /// Who may use the server at `addr`.
     pub(crate) fn callers(&self, addr: SocketAddr) -> Result<Callers, Failure> {
         let place_count = self.max_concurrency_per_key.get();
-        match &self.api_key_file {
+        let callers = match &self.api_key_file {
             Some(file) => Callers::of_file(file, place_count)
                 .with_context(|| format!("--api-key-file {}", file.display()))
                 .map_err(Failure::of(Exit::Usage)),
@@ -167,6 +176,13 @@ impl ServeArgs {
                     addr.ip()
                 ),
             }),
+        }?;
+        match &self.operator_key_file {
+            Some(file) => callers
+                .and_operators(file)
+                .with_context(|| format!("--operator-key-file {}", file.display()))
+                .map_err(Failure::of(Exit::Usage)),
+            None => Ok(callers),
         }
     }
 

@@ -84,15 +84,22 @@ fn token_ids(piece: &Piece) -> Value {
 }
 
 fn chat_logprob(token: &TokenLogprob) -> Value {
-    let one = |text: &str, logprob: f32| {
+    let one = |text: &str, logprob: Option<f32>| {
         // Half a character has no text of its own, so its bytes are not known here.
         let bytes = (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text.as_bytes());
-        json!({ "token": text, "logprob": logprob.max(LOGPROB_MIN), "bytes": bytes })
+        json!({ "token": text, "logprob": told(logprob), "bytes": bytes })
     };
     let mut entry = one(&token.text, token.logprob);
     let top = token.top.iter();
-    entry["top_logprobs"] = top.map(|(text, logprob)| one(text, *logprob)).collect();
+    entry["top_logprobs"] = top
+        .map(|(text, logprob)| one(text, Some(*logprob)))
+        .collect();
     entry
+}
+
+/// Nothing where a probability is not known.
+fn told(logprob: Option<f32>) -> Option<f32> {
+    logprob.map(|logprob| logprob.max(LOGPROB_MIN))
 }
 
 fn text_logprobs(tokens: &[TokenLogprob], mut offset: usize) -> Value {
@@ -100,7 +107,7 @@ fn text_logprobs(tokens: &[TokenLogprob], mut offset: usize) -> Value {
     let (mut tops, mut offsets) = (Vec::new(), Vec::new());
     for token in tokens {
         texts.push(token.text.as_str());
-        logprobs.push(token.logprob.max(LOGPROB_MIN));
+        logprobs.push(told(token.logprob));
         let top = token.top.iter();
         let top = top.map(|(text, logprob)| (text.clone(), logprob.max(LOGPROB_MIN).into()));
         tops.push(Value::Object(top.collect()));
@@ -294,7 +301,7 @@ mod tests {
             tokens: vec![TokenId(5)],
             logprobs: vec![TokenLogprob {
                 text: text.to_owned(),
-                logprob: -0.5,
+                logprob: Some(-0.5),
                 top: vec![("x".to_owned(), f32::NEG_INFINITY)],
             }],
         }

@@ -10,8 +10,8 @@ use axum::extract::Request as HttpRequest;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use edgeprompt_engine::{Generation, SessionId};
-use edgeprompt_handover::session::Epoch;
-use edgeprompt_kv::TokenId;
+use edgeprompt_handover::session::{Claim, Epoch};
+use edgeprompt_kv::{PromptId, TokenId};
 use edgeprompt_protocol::{PromptName, SessionKey, SessionTerms, Ticket};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -27,7 +27,7 @@ use crate::serve::request::{AskedPrompt, Delivery, Endpoint, Request, StreamUsag
 use crate::serve::routes::{RequestId, fields};
 use crate::serve::segments::SharedPrompt;
 use crate::serve::server::{App, Server};
-use crate::serve::sessions::{Facts, Reader, ReaderKind, Sessions, terms};
+use crate::serve::sessions::{Facts, ReaderKind, Sessions, terms};
 use crate::serve::stopwatch::{PromptLens, Stopwatch};
 use crate::serve::timelines::Recorder;
 
@@ -41,6 +41,7 @@ const SESSION: &str = "x-edgeprompt-session";
 const TICKET: &str = "x-edgeprompt-ticket";
 const SEED: &str = "x-edgeprompt-seed";
 const CLOUD_PROMPT: &str = "x-edgeprompt-cloud-prompt";
+const CLOUD_PROMPT_ID: &str = "x-edgeprompt-cloud-prompt-id";
 const CUT_INSIDE_TOKEN: &str = "the cloud prompt was not used: no token ends where it meets the private prompt; end the cloud prompt, or begin the private one, with a space or a new line";
 
 /// Answers a request.
@@ -83,7 +84,7 @@ pub(crate) async fn complete(
     let (warning, session, follows) = (begun.prepared.warning, begun.session, begun.follows);
     let seed = begun.prepared.terms.seed;
     let cloud_prompt = begun.prepared.cloud.as_ref().filter(|_| follows);
-    let cloud_prompt = cloud_prompt.map(|(name, _)| name.clone());
+    let cloud_prompt = cloud_prompt.map(|(name, cloud)| (name.clone(), cloud.id));
     let heard = begun.answer(server, place, asked_at).begin();
     let mut response = match delivery {
         Delivery::Whole => whole(heard, &envelope).await?,
@@ -97,10 +98,16 @@ pub(crate) async fn complete(
         let secrets = follows.then_some((ticket, seed));
         name_session(&mut response, key, secrets);
     }
-    // Another edge may have another default.
-    let cloud_prompt = cloud_prompt.and_then(|name| HeaderValue::from_str(name.as_str()).ok());
-    if let Some(name) = cloud_prompt {
-        response.headers_mut().insert(CLOUD_PROMPT, name);
+    // Another edge may have another default, or another prompt of that name.
+    if let Some((name, id)) = cloud_prompt {
+        for (header, value) in [
+            (CLOUD_PROMPT, name.as_str()),
+            (CLOUD_PROMPT_ID, &id.to_string()),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.headers_mut().insert(header, value);
+            }
+        }
     }
     Ok(response)
 }
@@ -287,10 +294,11 @@ pub(crate) struct Reading {
     pub(crate) key: SessionKey,
     pub(crate) ticket: Ticket,
     pub(crate) epoch: Epoch,
+    pub(crate) claim: Claim,
+    /// The cloud prompt that the session builds on, if its reader knows.
+    pub(crate) cloud_prompt: Option<PromptId>,
     /// The answer so far.
     pub(crate) heard: Vec<TokenId>,
-    /// What reads it; `None` if it is to be begun again from what the reader brings.
-    pub(crate) reader: Option<Reader>,
 }
 
 /// Goes on with an answer that was asked for elsewhere, with the fields of that request.
@@ -309,16 +317,13 @@ pub(crate) async fn read(
     let Delivery::Stream(usage) = request.delivery else {
         return Err(ApiError::field("request", "only a stream can be followed"));
     };
-    let is_new = reading.reader.is_none();
-    if is_new && request.seed.is_none() && request.sampling.temperature != 0.0 {
-        let message =
-            "an answer that is begun again needs the seed that the header x-edgeprompt-seed told";
-        return Err(ApiError::field("request", message));
-    }
+    let sessions = server.sessions.as_ref();
+    let sessions = sessions.ok_or_else(|| ApiError::not_found("this server moves no sessions"))?;
+    let draws_blindly = request.seed.is_none() && request.sampling.temperature != 0.0;
     let seed = request.seed.unwrap_or_default();
     let envelope = Envelope {
         endpoint: reading.endpoint,
-        id: reading.id,
+        id: reading.id.clone(),
         created: unix_time(),
         model: server.name.clone(),
         logprobs: request.top_logprobs.is_some(),
@@ -333,14 +338,21 @@ pub(crate) async fn read(
         return Err(ApiError::status(StatusCode::CONFLICT, message).with_code("session_ended"));
     }
     let (key, ticket) = (reading.key, reading.ticket);
-    let reader = match (reading.reader, &server.sessions) {
-        (Some(reader), _) => reader,
-        (None, Some(sessions)) => {
-            let facts = prepared.facts((key, ticket), caller, ReaderKind::Following);
-            sessions.take(facts, (reading.epoch, &reading.heard))
+    let begin_again = || {
+        if draws_blindly {
+            let message = "an answer that is begun again needs the seed that the header x-edgeprompt-seed told";
+            return Err(ApiError::field("request", message));
         }
-        (None, None) => return Err(ApiError::not_found("this server moves no sessions")),
+        let id = prepared.cloud.as_ref().map(|(_, cloud)| cloud.id);
+        if reading.cloud_prompt.is_some() && reading.cloud_prompt != id {
+            let message = "the cloud prompt of that name is another one here";
+            return Err(
+                ApiError::status(StatusCode::CONFLICT, message).with_code("cloud_prompt_mismatch")
+            );
+        }
+        Ok(prepared.facts((key, ticket), caller, ReaderKind::Following))
     };
+    let reader = sessions.reader(&reading, begin_again).await?;
     let begun = Begun {
         tokens: TokenSource::Session(reader),
         session: Some((key, ticket)),

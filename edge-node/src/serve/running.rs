@@ -80,6 +80,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     first_counts::begin();
     let security = args.security()?;
     let scheme = scheme(&security, addr);
+    let url = args.handover.url(scheme, addr)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let connections = Connections::new(listener, CONNECTIONS_MAX, ClientPatience::default());
     let routes = router(Arc::clone(&app));
@@ -88,7 +89,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let _ = stopped.await;
     }));
     runtime.spawn(keep_up(Arc::clone(&app)));
-    let (server, ways) = load(args, &runtime, format!("{scheme}://{addr}"))?;
+    let (server, ways) = load(args, &runtime, url)?;
     let server = app.server.get_or_init(|| server);
     let prompts = server.prompts.clone();
     let tally = server.generator.tally().clone();
@@ -194,6 +195,7 @@ fn load(args: &ServeArgs, runtime: &Runtime, url: String) -> Result<(Server, Way
         generator: generator.clone(),
         prompts: prompts.clone(),
         speed,
+        len_max: capacity.model_len_max,
     };
     let sessions = args.handover.open(runtime, || args.identity(), (node, url));
     let server = Server {

@@ -6,11 +6,14 @@
 
 pub(crate) mod args;
 mod arrival;
+mod bounds;
 mod departure;
 mod facts;
+mod handle;
 mod keeper;
 mod links;
 mod log;
+mod peers;
 mod planned;
 mod relay;
 pub(crate) mod routes;
@@ -26,22 +29,26 @@ use edgeprompt_handover::planning::link_rate::LinkRate;
 use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel};
 use edgeprompt_handover::planning::scenario::Costs;
 use edgeprompt_handover::planning::strategy::Strategy;
-use edgeprompt_handover::session::{ClaimReply, Epoch, Patience};
+use edgeprompt_handover::session::{Epoch, Patience};
 use edgeprompt_kv::{KvDtype, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{SessionKey, Ticket};
-use edgeprompt_transport::{LinkEstimate, PeerEndpoint, PeerLink};
+use edgeprompt_transport::{ConnectError, LinkEstimate, PeerEndpoint, PeerLink};
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use departure::{MoveError, MoveReport};
 pub(crate) use facts::{Facts, terms};
-pub(crate) use log::{Entry, MovedTo, News, Reader, ReaderKind};
+pub(crate) use handle::{Listed, SessionHandle, Taken};
+pub(crate) use keeper::ClaimError;
+pub(crate) use log::{Entry, MovedTo, News, Reader, ReaderKind, bare};
 
 use crate::prefill_speed::PrefillSpeed;
 use crate::serve::access::Caller;
 use crate::serve::generator::{Generator, Tokens};
 use crate::serve::segments::CloudPrompts;
+use crate::serve::sessions::bounds::Bounds;
+use crate::serve::sessions::handle::{Handle, NewHandle, Own};
 use crate::serve::sessions::keeper::{Command, Keeper};
 use crate::serve::sessions::links::Links;
 use crate::serve::sessions::log::{Log, Standing};
@@ -113,6 +120,17 @@ pub(crate) struct Node {
     pub(crate) generator: Generator,
     pub(crate) prompts: CloudPrompts,
     pub(crate) speed: PrefillSpeed,
+    /// Most tokens of prompt and answer together.
+    pub(crate) len_max: usize,
+}
+
+impl Node {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            vocab_size: self.model.config.vocab_size,
+            len_max: self.len_max,
+        }
+    }
 }
 
 /// The sessions of this node. Clones share them.
@@ -127,17 +145,6 @@ struct Shared {
     began_at: Instant,
 }
 
-/// A way to a session's keeper.
-#[derive(Clone)]
-struct Handle {
-    commands: mpsc::Sender<Command>,
-    log: Arc<Log>,
-    ticket: Ticket,
-    caller: Option<Caller>,
-    /// Tokens of the private prompt, and of the cloud prompt before it.
-    prompt_lens: (usize, usize),
-}
-
 /// Where sessions are to go, and how.
 #[derive(Clone)]
 pub(crate) struct Wish {
@@ -145,14 +152,6 @@ pub(crate) struct Wish {
     pub(crate) target: String,
     /// `None` for what this edge thinks best.
     pub(crate) strategy: Option<Strategy>,
-}
-
-/// A session as its user may see it.
-pub(crate) struct Listed {
-    pub(crate) key: SessionKey,
-    pub(crate) token_count: usize,
-    pub(crate) state: &'static str,
-    pub(crate) target: Option<String>,
 }
 
 impl Sessions {
@@ -178,19 +177,27 @@ impl Sessions {
         let reader = log.reader(0, facts.reader);
         let (handle, commands) = self.handle(&facts, &log);
         let keeper = Keeper::of_beginning(self.clone(), (facts, log), tokens);
-        self.keep(handle, keeper, commands);
+        // A name of chance is nobody else's.
+        let _ = self.keep(handle, keeper, commands);
         reader
     }
 
     /// Goes on with a session that its reader brings, from the answer that it has.
-    pub(crate) fn take(&self, facts: Facts, (epoch, answered): (Epoch, &[TokenId])) -> Reader {
+    ///
+    /// # Errors
+    /// [`Taken`].
+    pub(crate) fn take(
+        &self,
+        facts: Facts,
+        (epoch, answered): (Epoch, &[TokenId]),
+    ) -> Result<Reader, Taken> {
         let log = Log::new(Standing::Here(epoch));
-        log.extend(answered.iter().map(|token| without_probability(*token)));
+        log.extend(answered.iter().copied().map(bare));
         let reader = log.reader(answered.len(), ReaderKind::Following);
         let (handle, commands) = self.handle(&facts, &log);
         let keeper = Keeper::of_taking(self.clone(), (facts, log), epoch);
-        self.keep(handle, keeper, commands);
-        reader
+        self.keep(handle, keeper, commands)?;
+        Ok(reader)
     }
 
     fn handle(&self, facts: &Facts, log: &Arc<Log>) -> (NewHandle, mpsc::Receiver<Command>) {
@@ -215,14 +222,26 @@ impl Sessions {
         (handle, received)
     }
 
-    fn keep(&self, new: NewHandle, mut keeper: Keeper, commands: mpsc::Receiver<Command>) {
+    fn keep(
+        &self,
+        new: NewHandle,
+        mut keeper: Keeper,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<(), Taken> {
         let NewHandle { key, handle } = new;
-        keeper.own = handle.commands.downgrade();
+        keeper.own = Own::of(&handle, keeper.facts.reader);
         let log = Arc::clone(&handle.log);
-        self.lock().insert(key, handle);
+        {
+            let mut keepers = self.lock();
+            if let Some(known) = keepers.get(&key) {
+                known.may_be_replaced(&handle)?;
+            }
+            keepers.insert(key, handle);
+        }
         let sessions = self.clone();
         tokio::spawn(async move {
             keeper.run(commands).await;
+            log.close();
             let mut keepers = sessions.lock();
             // Another one of the same name may have come meanwhile.
             if keepers
@@ -232,6 +251,13 @@ impl Sessions {
                 keepers.remove(&key);
             }
         });
+        Ok(())
+    }
+
+    /// Makes a keeper that the session has come back to the one that answers for it, whoever did so
+    /// meanwhile.
+    fn restore(&self, key: SessionKey, handle: Handle) {
+        self.lock().insert(key, handle);
     }
 
     /// Moves sessions to another edge, together: the first of them has the link first. Returns once
@@ -276,7 +302,16 @@ impl Sessions {
     async fn reach(&self, target: &str) -> Result<(SocketAddr, PeerLink), MoveError> {
         let addr = self.0.config.targets.resolve(target).await?;
         let link = self.0.links.to(addr).await;
-        let link = link.map_err(|error| MoveError::Unreachable(error.to_string()))?;
+        let link = link.map_err(|error| match error {
+            ConnectError::Itself { .. } => MoveError::Itself,
+            ConnectError::Unreachable { .. } => MoveError::Unreachable(format!(
+                "no edge answers at {addr}: check the address, and that its --handover-listen can be reached"
+            )),
+            ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(
+                "the target takes no more links now: try again in a moment".to_owned(),
+            ),
+            error => MoveError::Unreachable(error.to_string()),
+        })?;
         Ok((addr, link))
     }
 
@@ -286,24 +321,33 @@ impl Sessions {
         let found = keepers.get(&key)?;
         // Who began one elsewhere is not known here: its name is a secret of its user's.
         let is_theirs = found.caller.as_ref().is_none_or(|owner| owner.is(caller));
-        is_theirs.then(|| SessionHandle(found.clone()))
+        (is_theirs || caller.is_operator()).then(|| SessionHandle(found.clone()))
     }
 
-    /// A session for whoever has its ticket.
-    pub(crate) fn open(&self, key: SessionKey, ticket: Ticket) -> Option<SessionHandle> {
+    /// A session for whoever has its ticket; `None` if nothing is known of it.
+    ///
+    /// # Errors
+    /// [`Taken::ByAnother`] for another ticket than its own.
+    pub(crate) fn open(
+        &self,
+        key: SessionKey,
+        ticket: &Ticket,
+    ) -> Result<Option<SessionHandle>, Taken> {
         let keepers = self.lock();
-        let found = keepers.get(&key)?;
-        let shown = blake3::hash(&ticket.0);
-        // Comparing hashes takes the same time wherever they differ.
-        (shown == blake3::hash(&found.ticket.0)).then(|| SessionHandle(found.clone()))
+        match keepers.get(&key) {
+            None => Ok(None),
+            Some(found) if found.opens_with(ticket) => Ok(Some(SessionHandle(found.clone()))),
+            Some(_) => Err(Taken::ByAnother),
+        }
     }
 
-    /// Sessions of this caller.
+    /// Sessions of this caller; for an operator everybody's, wherever they began.
     pub(crate) fn list(&self, caller: &Caller) -> Vec<Listed> {
         let keepers = self.lock();
+        let is_theirs = |kept: &Handle| kept.caller.as_ref().is_some_and(|owner| owner.is(caller));
         let theirs = keepers
             .iter()
-            .filter(|(_, kept)| kept.caller.as_ref().is_some_and(|owner| owner.is(caller)));
+            .filter(|(_, kept)| caller.is_operator() || is_theirs(kept));
         let mut listed: Vec<_> = theirs.map(|(key, kept)| kept.listed(*key)).collect();
         listed.sort_by_key(|session| session.key);
         listed
@@ -358,93 +402,5 @@ impl Sessions {
             .keepers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct NewHandle {
-    key: SessionKey,
-    handle: Handle,
-}
-
-/// A session that somebody may have to do with.
-#[derive(Clone)]
-pub(crate) struct SessionHandle(Handle);
-
-impl SessionHandle {
-    /// Claims the session for a reader that has `from` tokens, or brings those of `transcript`.
-    ///
-    /// `None` if it has ended meanwhile.
-    pub(crate) async fn claim(
-        &self,
-        epoch: Epoch,
-        from: usize,
-        transcript: Vec<TokenId>,
-    ) -> Option<(ClaimReply, Option<MovedTo>)> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Claim {
-            epoch,
-            from,
-            transcript,
-            reply,
-        };
-        self.0.commands.send(command).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// A reader has gone of its own will.
-    async fn reader_left(&self) {
-        // A keeper that is gone needs no word.
-        let _ = self.0.commands.send(Command::ReaderLeft).await;
-    }
-
-    /// Reads on, and follows the session.
-    pub(crate) fn read(&self, from: usize) -> Reader {
-        self.0.log.reader(from, ReaderKind::Following)
-    }
-
-    /// As a plan needs it.
-    fn leaving(&self) -> LeavingSession {
-        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (private_len, cloud_len) = self.0.prompt_lens;
-        LeavingSession {
-            context_len: small(private_len + self.0.log.len()),
-            past_len: small(cloud_len),
-            leaves_in: Duration::ZERO,
-            decode_tokens_per_s: 0.0,
-        }
-    }
-
-    fn epoch(&self) -> Epoch {
-        match self.0.log.standing() {
-            Standing::Here(epoch) => epoch,
-            Standing::Moved(moved) => moved.epoch,
-            Standing::Broken => Epoch::FIRST,
-        }
-    }
-}
-
-impl Handle {
-    fn listed(&self, key: SessionKey) -> Listed {
-        let (state, target) = match self.log.standing() {
-            Standing::Broken => ("broken", None),
-            _ if self.log.has_ended() => ("ended", None),
-            Standing::Here(_) => ("here", None),
-            Standing::Moved(moved) => ("moved", Some(moved.addr)),
-        };
-        Listed {
-            key,
-            token_count: self.log.len(),
-            state,
-            target,
-        }
-    }
-}
-
-/// A token of which only the number is known.
-fn without_probability(token: TokenId) -> edgeprompt_protocol::AnswerToken {
-    edgeprompt_protocol::AnswerToken {
-        token,
-        logprob: 0.0,
-        top: Vec::new(),
     }
 }

@@ -1,19 +1,21 @@
 //! Sessions that move between edges while they are generated: the user's text is the one that it would
 //! have been without.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::cluster;
-use crate::edge::{Edge, completion, streaming};
-use crate::http::{Reading, events};
-use crate::support::Cluster;
+use crate::edge::{Edge, asking, completion, streaming};
+use crate::http::{Reading, events, send};
+use crate::support::{Cluster, edge_node, run, stderr};
 
 const PROMPT: &str = "A guest asks:\nWhat does the ruby plan cost?\n";
 
 /// Long enough that there is time to move.
 const LEN: u64 = 400;
 
-fn edges(cluster: &Cluster, count: usize, more: &[&str]) -> Vec<Edge> {
+pub(crate) fn edges(cluster: &Cluster, count: usize, more: &[&str]) -> Vec<Edge> {
     let names: Vec<String> = (0..count).map(|index| format!("edge-{index}")).collect();
     let start = |name: &String| {
         cluster.invite(name);
@@ -33,7 +35,7 @@ fn edges(cluster: &Cluster, count: usize, more: &[&str]) -> Vec<Edge> {
     names.iter().map(start).collect()
 }
 
-fn body(more: Value) -> Value {
+pub(crate) fn body(more: Value) -> Value {
     let mut body = streaming(PROMPT, &json!({ "max_tokens": LEN }));
     let fields = body.as_object_mut().unwrap();
     fields.extend(more.as_object().unwrap().clone());
@@ -56,7 +58,7 @@ fn generated(edge: &Edge) -> u64 {
     status["generation_tokens_total"].as_u64().unwrap()
 }
 
-fn text(body: &str) -> String {
+pub(crate) fn text(body: &str) -> String {
     let (events, done) = events(body);
     assert!(done, "{body}");
     let texts = events
@@ -89,7 +91,7 @@ fn moved(from: &Edge, body: &Value, to: &Edge) -> (Reading, String, Value) {
 }
 
 /// Waits for the first words of an answer.
-fn begin(edge: &Edge, body: &Value) -> (Reading, String, String) {
+pub(crate) fn begin(edge: &Edge, body: &Value) -> (Reading, String, String) {
     let mut reading = edge.begin("/v1/completions", body);
     let session = reading.header("x-edgeprompt-session").unwrap().to_owned();
     let first = reading.chunk().unwrap();
@@ -154,4 +156,145 @@ fn a_user_who_knows_nothing_of_it_reads_on() {
         let count = format!("edge_handover_total{{kind=\"{strategy}\",result=\"moved\"}}");
         assert_eq!(edges[0].metric(&count), 2.0);
     }
+}
+
+#[test]
+fn a_user_who_stays_reads_on_when_the_session_comes_back_and_goes_again() {
+    let cluster = cluster();
+    let edges = edges(&cluster, 3, &[]);
+    for more in [
+        json!({ "temperature": 0 }),
+        json!({ "temperature": 0.8, "seed": 7, "frequency_penalty": 0.2 }),
+    ] {
+        let expected = unmoved(&edges[0], &more);
+        let there_and_back = || {
+            let (reading, session, first) = begin(&edges[0], &body(more.clone()));
+            for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 1), (1, 0)] {
+                hand_over(&edges[from], &session, &edges[to])?;
+            }
+            Some((reading, first))
+        };
+        let (reading, first) = (0..50)
+            .find_map(|_| there_and_back())
+            .expect("an answer that is still there after five moves");
+        assert_eq!(text(&(first + &reading.whole().body)), expected);
+    }
+}
+
+#[test]
+fn a_session_cannot_move_to_where_it_is() {
+    let cluster = cluster();
+    let edges = edges(&cluster, 1, &[]);
+    let expected = unmoved(&edges[0], &json!({}));
+    for handover in ["forward", "follow"] {
+        let asked = body(json!({ "handover": handover }));
+        let (reading, session, first) = begin(&edges[0], &asked);
+        let path = format!("/v1/sessions/{session}/handover");
+        let target = json!({ "target": edges[0].session_addr });
+        let refused = edges[0].post(&path, &target);
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert_eq!(refused.json()["error"]["code"], "target_is_source");
+        assert_eq!(text(&(first + &reading.whole().body)), expected);
+    }
+}
+
+#[test]
+fn an_edge_can_be_emptied_of_what_others_brought() {
+    let cluster = cluster();
+    let edges = edges(&cluster, 2, &[]);
+    let expected = unmoved(&edges[0], &json!({}));
+    let emptied = || {
+        let (reading, session, first) = begin(&edges[0], &body(json!({})));
+        hand_over(&edges[0], &session, &edges[1])?;
+        let here = |edge: &Edge| {
+            let listed = edge.get("/v1/sessions").json();
+            let mut sessions = listed["data"].as_array().unwrap().clone().into_iter();
+            sessions.find(|it| it["id"] == *session && it["state"] == "here")
+        };
+        let listed = here(&edges[1]);
+        let target = json!({ "target": edges[0].session_addr });
+        let moved = edges[1].post("/v1/handovers", &target).json();
+        assert_eq!(text(&(first + &reading.whole().body)), expected);
+        let moved = moved["data"].as_array().unwrap().iter();
+        let is_moved = moved
+            .clone()
+            .any(|it| it["id"] == *session && it["epoch"].is_array());
+        (listed.is_some() && is_moved).then_some(())
+    };
+    (0..50)
+        .find_map(|_| emptied())
+        .expect("a session that is moved before it ends");
+}
+
+#[test]
+fn only_an_operator_sees_what_others_ask() {
+    let cluster = cluster();
+    let file = |name: &str, keys: &str| {
+        let path = cluster.dir.path().join(name);
+        std::fs::write(&path, keys).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (users, operators) = (file("users", "alpha\nbeta\n"), file("operators", "root\n"));
+    let keys = ["--api-key-file", &users, "--operator-key-file", &operators];
+    let edge = &edges(&cluster, 1, &keys)[0];
+    let seen = |key: &str| {
+        let answer = asking(edge, "GET /v1/sessions", (key, "s"), &Value::Null).json();
+        answer["data"].as_array().unwrap().len()
+    };
+    let asked = body(json!({})).to_string();
+    let head = "POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer alpha";
+    let mut reading = send(&edge.addr, head, &asked);
+    reading.chunk().unwrap();
+    assert_eq!((seen("root"), seen("alpha"), seen("beta")), (1, 1, 0));
+}
+
+#[test]
+fn what_a_token_was_told_with_moves_with_it() {
+    let cluster = cluster();
+    let edges = edges(&cluster, 2, &[]);
+    let more = json!({ "logprobs": 2, "handover": "follow" });
+    let moved = || {
+        let mut reading = edges[0].begin("/v1/completions", &body(more.clone()));
+        let header = |name: &str| reading.header(name).unwrap().to_owned();
+        let (session, ticket) = (
+            header("x-edgeprompt-session"),
+            header("x-edgeprompt-ticket"),
+        );
+        reading.chunk().unwrap();
+        hand_over(&edges[0], &session, &edges[1])?;
+        let asked = json!({ "ticket": ticket, "epoch": [0, 1], "claim": "attach", "token_ids": [],
+            "endpoint": "/v1/completions", "request": body(more.clone()) });
+        let path = format!("/v1/sessions/{session}/read");
+        let (events, done) = events(&edges[1].post(&path, &asked).body);
+        done.then_some(events)
+    };
+    let events = (0..50).find_map(|_| moved()).expect("an answer that moves");
+    let told = |event: &Value| event["choices"][0]["logprobs"]["token_logprobs"].clone();
+    let told: Vec<Value> = events
+        .iter()
+        .filter_map(|event| told(event).as_array().cloned())
+        .flatten()
+        .collect();
+    assert_eq!(told.len() as u64, LEN);
+    let known = |logprob: &Value| logprob.as_f64().is_some_and(|logprob| logprob < 0.0);
+    assert!(told.iter().all(known), "{told:?}");
+}
+
+#[test]
+fn an_edge_that_users_cannot_be_sent_to_does_not_take_sessions() {
+    let cluster = cluster();
+    let keys = cluster.dir.path().join("keys");
+    std::fs::write(&keys, "alpha\n").unwrap();
+    let started = run(Command::new(edge_node())
+        .args(["serve", "--host", "0.0.0.0", "--port", "0", "--cloud"])
+        .arg(&cluster.addr)
+        // Where there is none, so that a server that would start ends.
+        .args(["--handover-listen", "127.0.0.1:0", "--model", "nowhere"])
+        .arg("--api-key-file")
+        .arg(&keys)
+        .arg("--identity")
+        .arg(cluster.dir.path().join("edge")));
+    assert_eq!(started.status.code(), Some(2));
+    let said = stderr(&started);
+    assert!(said.contains("--public-url http://NAME:"), "{said}");
 }

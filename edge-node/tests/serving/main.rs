@@ -8,6 +8,7 @@ mod handover;
 mod health;
 mod http;
 mod page;
+mod peers;
 mod sessions;
 mod sources;
 #[path = "../support/mod.rs"]

@@ -369,7 +369,7 @@ impl Scheduler {
         let waiting = Waiting {
             token_count: running.token_count,
             session: running.session,
-            hold: running.hold.map(Hold::without_restored),
+            hold: running.hold.and_then(Hold::without_restored),
         };
         self.waiting.insert(id, waiting);
         step.rows.retain(|row| row.id != id);

@@ -98,6 +98,32 @@ pub enum ToTarget {
     },
 }
 
+impl ToTarget {
+    /// The right that it is about.
+    pub const fn epoch(&self) -> Epoch {
+        match self {
+            Self::Offer { epoch, .. }
+            | Self::Tokens { epoch, .. }
+            | Self::Commit { epoch, .. }
+            | Self::Withdraw { epoch } => *epoch,
+        }
+    }
+
+    /// Tokens of the answer that it speaks of.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Offer { len, .. } | Self::Commit { len, .. } => *len,
+            Self::Tokens { end, .. } => *end,
+            Self::Withdraw { .. } => 0,
+        }
+    }
+
+    /// Whether it speaks of none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// To the node that a session leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSource {
@@ -125,6 +151,18 @@ pub enum ToSource {
         /// The right held.
         epoch: Epoch,
     },
+}
+
+impl ToSource {
+    /// The right that it is about.
+    pub const fn epoch(&self) -> Epoch {
+        match self {
+            Self::Accepted { epoch, .. }
+            | Self::Refused { epoch }
+            | Self::Has { epoch, .. }
+            | Self::Active { epoch } => *epoch,
+        }
+    }
 }
 
 /// What a reader may want of a node.

@@ -51,6 +51,8 @@ pub enum PeerRequest {
     Kv {
         /// The session.
         session: SessionKey,
+        /// Shows that the session was here.
+        ticket: Ticket,
         /// The right that the move gives.
         epoch: Epoch,
     },
@@ -93,7 +95,7 @@ pub struct SessionOffer {
     /// Tokens before the prompt's end that spacing depends on, the cloud prompt's among them.
     pub context: Vec<TokenId>,
     /// The answer so far.
-    pub answer: Vec<TokenId>,
+    pub answer: Vec<AnswerToken>,
     /// How it goes on.
     pub terms: SessionTerms,
     /// Private tokens that the target is to prefill; what follows comes as keys and values.
@@ -145,8 +147,8 @@ pub struct Move {
 pub struct AnswerToken {
     /// The token.
     pub token: TokenId,
-    /// ln of its probability.
-    pub logprob: f32,
+    /// ln of its probability, if that is known.
+    pub logprob: Option<f32>,
     /// The most probable tokens in its place.
     pub top: Vec<(TokenId, f32)>,
 }
@@ -191,6 +193,21 @@ pub enum MoveRefusal {
     /// What was offered contradicts itself.
     #[error("the target takes the offer for invalid")]
     Invalid,
+    /// A token that the model does not have.
+    #[error("the session has a token that is outside the target's vocabulary")]
+    Vocabulary,
+    /// Prompt and answer are longer than the target allows, or the answer is complete.
+    #[error("the session is longer than the target allows: see its --max-model-len")]
+    TooLong,
+    /// It is there already.
+    #[error("the session is at the target already")]
+    Here,
+    /// Keys and values in another number format.
+    #[error("the target takes keys and values in another number format")]
+    OtherFormat,
+    /// Nobody computes there any more.
+    #[error("the target's engine has stopped")]
+    Stopped,
 }
 
 /// To the reader of a session.
@@ -254,6 +271,7 @@ impl SessionOffer {
             return invalid("context");
         }
         self.geometry.validated()?;
+        self.answer.iter().try_for_each(AnswerToken::check)?;
         self.terms.check()
     }
 }
@@ -277,20 +295,32 @@ impl SessionTerms {
         if self.max_tokens == 0 || self.max_tokens as usize > PROMPT_TOKENS_MAX {
             return invalid("length");
         }
-        Ok(())
+        let numbers = [
+            self.temperature,
+            self.top_p,
+            self.min_p,
+            self.repetition_penalty,
+            self.presence_penalty,
+            self.frequency_penalty,
+        ];
+        match numbers.iter().all(|number| number.is_finite()) {
+            true => Ok(()),
+            false => invalid("sampling parameter"),
+        }
     }
 }
 
 impl Move {
     pub(crate) fn check(&self) -> Result<(), InvalidMessage> {
-        let (len, expected) = match self.order {
-            ToTarget::Offer { len, .. } => (len, None),
-            ToTarget::Tokens { start, end, .. } => (end, Some(end.wrapping_sub(start))),
-            ToTarget::Commit { len, .. } => (len, None),
-            ToTarget::Withdraw { .. } => (0, None),
+        let fits = match self.order {
+            // That is a message of its own, which brings what it speaks of.
+            ToTarget::Offer { .. } => false,
+            ToTarget::Tokens { start, end, .. } => {
+                end.checked_sub(start) == Some(self.tokens.len())
+            }
+            ToTarget::Commit { .. } | ToTarget::Withdraw { .. } => self.tokens.is_empty(),
         };
-        let fits = expected.is_none_or(|expected| expected == self.tokens.len());
-        if len > PROMPT_TOKENS_MAX || self.tokens.len() > PROMPT_TOKENS_MAX || !fits {
+        if self.order.len() > PROMPT_TOKENS_MAX || !fits {
             return Err(InvalidMessage::Session {
                 what: "range of tokens",
             });

@@ -7,7 +7,7 @@ use edgeprompt_kv::{KvDtype, KvGeometry};
 pub const KV_CHUNK_HEADER_BYTES: usize = 16;
 
 /// Most bytes of one chunk, all layers of it.
-pub const KV_CHUNK_BYTES_MAX: usize = 64 << 20;
+pub const KV_CHUNK_BYTES_MAX: usize = 16 << 20;
 
 /// "EPKV" and the version of this format.
 const MAGIC: [u8; 4] = *b"EPK1";

@@ -28,7 +28,7 @@ fn check<M: ToPeer>(message: &M, hex: &str) {
 fn token(id: u32) -> AnswerToken {
     AnswerToken {
         token: TokenId(id),
-        logprob: -1.0,
+        logprob: Some(-1.0),
         top: vec![(TokenId(id), -1.0)],
     }
 }
@@ -43,7 +43,11 @@ fn offer() -> SessionOffer {
         cloud_prompt: Some(("faq".parse().expect("a name"), PromptId::new([0x22; 32]))),
         prompt: vec![TokenId(7), TokenId(300)],
         context: vec![TokenId(300)],
-        answer: vec![TokenId(9)],
+        answer: vec![AnswerToken {
+            logprob: None,
+            top: Vec::new(),
+            ..token(9)
+        }],
         terms: SessionTerms {
             temperature: 0.5,
             top_p: 1.0,
@@ -70,9 +74,10 @@ fn requests() {
     check(
         &PeerRequest::Kv {
             session: SESSION,
+            ticket: TICKET,
             epoch: EPOCH,
         },
-        &format!("01 {session} 02 03"),
+        &format!("01 {session} {ticket} 02 03"),
     );
     let reading = Reading {
         session: SESSION,
@@ -90,7 +95,7 @@ fn requests() {
         &PeerRequest::Move(Box::new(offer())),
         &format!(
             "00 {session} {ticket} 02 03 {model} 04 02 08 01 03 666171 {prompt} 02 07 fb2c01 \
-             01 fb2c01 01 09 0000003f 0000803f 28 00000000 0000803f 00000000 00000000 05 64 01 02 \
+             01 fb2c01 01 090000 0000003f 0000803f 28 00000000 0000803f 00000000 00000000 05 64 01 02 \
              01 03 454e44 00 01 00"
         ),
     );
@@ -107,7 +112,7 @@ fn moves_and_answers() {
             },
             tokens: vec![token(9)],
         },
-        "01 02 03 04 05 01 09 000080bf 01 09 000080bf",
+        "01 02 03 04 05 01 09 01000080bf 01 09 000080bf",
     );
     check(
         &Move {
@@ -143,7 +148,7 @@ fn news_for_readers() {
             token: token(9),
             last: Some(LastToken::Length),
         },
-        "02 02 03 04 09 000080bf 01 09 000080bf 01 01",
+        "02 02 03 04 09 01000080bf 01 09 000080bf 01 01",
     );
     check(
         &ReaderNews::Moved {
@@ -162,6 +167,9 @@ fn what_contradicts_itself_is_refused() {
     let mut endless = offer();
     endless.terms.max_tokens = 0;
     assert!(encode_to_peer(&PeerRequest::Move(Box::new(endless))).is_err());
+    let mut hot = offer();
+    hot.terms.temperature = f32::NAN;
+    assert!(encode_to_peer(&PeerRequest::Move(Box::new(hot))).is_err());
     let short = Move {
         order: ToTarget::Tokens {
             epoch: EPOCH,

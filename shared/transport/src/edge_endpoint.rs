@@ -6,9 +6,10 @@ use std::sync::Arc;
 use edgeprompt_protocol::{ALPN, PEER_ALPN, WELCOME, WORKER_ALPN};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadExactError, TransportConfig};
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
-use crate::certificates::{CLOUD_NAME, EDGE_DOMAIN};
+use crate::certificates::{CLOUD_NAME, EDGE_DOMAIN, edge_name_of};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_link::CloudLink;
 use crate::config::LinkConfig;
@@ -69,6 +70,12 @@ pub enum ConnectError {
         "the cloud does not know this edge's join token: get a new one with `cloud-node invite`"
     )]
     TokenUnknown,
+    /// Who answers is the edge that dialled.
+    #[error("the edge at {addr} is this one: name another edge's --handover-listen")]
+    Itself {
+        /// The address dialled.
+        addr: SocketAddr,
+    },
     /// The nodes are of different versions.
     #[error("the cloud speaks another protocol version: update both nodes to the same release")]
     Version,
@@ -215,7 +222,11 @@ impl EdgeEndpoint {
 
 /// Makes links to other edges of the same trust domain, to speak about users' sessions.
 #[derive(Clone, Debug)]
-pub struct PeerEndpoint(EdgeEndpoint);
+pub struct PeerEndpoint {
+    endpoint: EdgeEndpoint,
+    /// What this edge is called itself.
+    name: String,
+}
 
 impl PeerEndpoint {
     /// Opens a socket on `addr`; port 0 takes a free one. Needs a running tokio runtime.
@@ -249,17 +260,31 @@ impl PeerEndpoint {
     ) -> Result<Self, BindError> {
         let crypto = tls::neighbour_crypto(identity.credentials(), alpn)?;
         let transport = config.peer_transport(PathHint::default());
-        EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport)).map(Self)
+        Ok(Self {
+            endpoint: EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport))?,
+            name: identity.name().to_owned(),
+        })
     }
 
     /// Links to the edge at `addr`, once it has admitted this one.
     ///
     /// # Errors
-    /// [`ConnectError`].
+    /// [`ConnectError`], [`ConnectError::Itself`] if that is this edge, by whatever address.
     pub async fn connect(&self, addr: SocketAddr) -> Result<PeerLink, ConnectError> {
-        let connection = self.0.dial(addr).await?;
-        Ok(PeerLink::dialled(connection, self.0.config.timeouts))
+        let connection = self.endpoint.dial(addr).await?;
+        if name_of(&connection).is_some_and(|name| name == self.name) {
+            CloseReason::Done.close(&connection);
+            return Err(ConnectError::Itself { addr });
+        }
+        Ok(PeerLink::dialled(connection, self.endpoint.config.timeouts))
     }
+}
+
+/// The name in the certificate of the edge that answered.
+fn name_of(connection: &Connection) -> Option<String> {
+    let chain = connection.peer_identity()?;
+    let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    edge_name_of(chain.first()?).ok()
 }
 
 /// Waits for the cloud's word that it admits this edge; a refusal closes the connection.

@@ -109,7 +109,8 @@ impl PeerLink {
         }
     }
 
-    /// Opens a stream with a request. `priority`: what goes first on the link, the highest number.
+    /// Opens a stream with a request. `priority`: what goes first on the link, the highest number; the
+    /// request itself goes before all of it, so that the other edge knows what to wait for.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -122,12 +123,13 @@ impl PeerLink {
         let opened = opening.await.map_err(|_| PeerError::TimedOut)?;
         let (stream, receive) = opened.map_err(LinkLost::from)?;
         // Fails only for a stream that is closed.
-        let _ = stream.set_priority(priority);
+        let _ = stream.set_priority(REQUEST_PRIORITY);
         let mut sender = PeerSender {
             stream,
             patience: self.timeouts.message,
         };
         sender.send(request).await?;
+        let _ = sender.stream.set_priority(priority);
         Ok((sender, PeerReceiver::new(receive, self.timeouts.message)))
     }
 
@@ -238,14 +240,16 @@ impl PeerSender {
         Ok(control::write_frame(&mut self.stream, frame, self.patience).await?)
     }
 
-    /// Sends raw bytes, which take as long as the link needs while it makes progress.
+    /// Sends raw bytes, which take as long as the link needs while it makes progress, and as long as
+    /// streams that go before this one need it.
     ///
     /// # Errors
     /// [`PeerError`].
     pub async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), PeerError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(SENT_AT_ONCE_BYTES));
-            control::write_frame(&mut self.stream, piece, self.patience).await?;
+            let patience = self.patience * TURN_PATIENCE_FACTOR;
+            control::write_frame(&mut self.stream, piece, patience).await?;
         }
         Ok(())
     }
@@ -288,6 +292,13 @@ pub enum Stopped {
 
 /// Bytes that are handed to the link at once; their progress is what patience is about.
 const SENT_AT_ONCE_BYTES: usize = 256 << 10;
+
+/// Of raw bytes, over that of a message: other streams may have their turn before. A link that is dead
+/// is noticed sooner.
+const TURN_PATIENCE_FACTOR: u32 = 12;
+
+/// Above everything that an edge sends to another.
+const REQUEST_PRIORITY: i32 = 2;
 
 /// Receives on a stream. Dropping it tells the other edge that nothing is read any more.
 pub struct PeerReceiver {
@@ -339,22 +350,35 @@ impl PeerReceiver {
         Ok(())
     }
 
-    /// Exactly so many raw bytes; `None` if the stream ends before the first.
+    /// Exactly so many raw bytes, few, however long they take; `None` if the stream ends before the
+    /// first.
     ///
     /// # Errors
     /// [`PeerError`].
     pub async fn receive_bytes(&mut self, count: usize) -> Result<Option<Bytes>, PeerError> {
+        let mut bytes = vec![0; count];
+        match self.stream.read_exact(&mut bytes).await {
+            Ok(()) => Ok(Some(bytes.into())),
+            Err(ReadExactError::FinishedEarly(0)) => Ok(None),
+            Err(error) => Err(ReadMessageError::from(error).into()),
+        }
+    }
+
+    /// Exactly so many raw bytes that follow others, and make progress.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn receive_rest(&mut self, count: usize) -> Result<Bytes, PeerError> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
             let from = bytes.len();
             // A length is only a claim: memory grows as bytes come.
             bytes.resize(count.min(from + SENT_AT_ONCE_BYTES), 0);
-            match self.stream.read_exact(&mut bytes[from..]).await {
-                Ok(()) => {}
-                Err(ReadExactError::FinishedEarly(0)) if from == 0 => return Ok(None),
-                Err(error) => return Err(ReadMessageError::from(error).into()),
-            }
+            let patience = self.patience * TURN_PATIENCE_FACTOR;
+            let read = timeout(patience, self.stream.read_exact(&mut bytes[from..])).await;
+            let read = read.map_err(|_| PeerError::TimedOut)?;
+            read.map_err(ReadMessageError::from)?;
         }
-        Ok(Some(bytes.into()))
+        Ok(bytes.into())
     }
 }

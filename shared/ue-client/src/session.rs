@@ -1,13 +1,11 @@
 //! One session as its user reads it.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edgeprompt_handover::session::{Claim, ClaimReply, Epoch, Patience, Ue, UeAction, UeFailure};
 use hyper::Method;
-use hyper::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::time::sleep_until;
 
@@ -16,6 +14,7 @@ use crate::edge_url::{EdgeUrl, Scheme};
 use crate::event::{Event, FinishReason, Lost, Moved, Piece};
 use crate::http::{self, HttpError};
 use crate::line::{Line, Progress};
+use crate::named::{Named, SessionId};
 use crate::question::Question;
 use crate::said::Said;
 
@@ -46,20 +45,8 @@ const PATIENCE: Patience = Patience {
     orphan: Duration::from_secs(20),
 };
 
-const SESSION: &str = "x-edgeprompt-session";
-const TICKET: &str = "x-edgeprompt-ticket";
-const SEED: &str = "x-edgeprompt-seed";
-const CLOUD_PROMPT: &str = "x-edgeprompt-cloud-prompt";
-
-/// The name of a session: 32 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(String);
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// What a node says that may do later what it cannot now: another one is asked.
+const BUSY: [u16; 4] = [408, 429, 502, 503];
 
 /// A session has not begun.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +77,8 @@ pub struct Session {
     access: Access,
     id: SessionId,
     ticket: String,
+    /// What it builds on: another node may have another prompt of that name.
+    cloud_prompt_id: Option<String>,
     /// Those known; their places are their names to `ue`.
     nodes: Vec<Node>,
     ue: Ue<usize>,
@@ -132,7 +121,9 @@ impl Session {
             let asked = (Method::POST, question.endpoint.path());
             let reply = match http::send(url, &access, asked, body).await {
                 Ok(reply) => reply,
-                Err(refused @ HttpError::Refused { .. }) => return Err(refused.into()),
+                Err(refused @ HttpError::Refused { status, .. }) if !BUSY.contains(&status) => {
+                    return Err(refused.into());
+                }
                 Err(error) => {
                     unreachable = Some(error);
                     continue;
@@ -141,13 +132,19 @@ impl Session {
             let named = Named::of(&reply.headers);
             let named = named.ok_or_else(|| BeginError::NoSessions(url.clone()))?;
             named.complete(&mut question);
-            let (id, ticket) = (named.id, named.ticket);
+            let Named {
+                id,
+                ticket,
+                cloud_prompt_id,
+                ..
+            } = named;
             let (now, model) = (Instant::now(), None);
             let mut session = Self {
                 question,
                 access,
                 id,
                 ticket,
+                cloud_prompt_id,
                 nodes: vec![Node {
                     url: url.clone(),
                     model,
@@ -183,6 +180,11 @@ impl Session {
     /// The node that is read, or asked.
     pub fn at(&self) -> &EdgeUrl {
         &self.nodes[self.at.0].url
+    }
+
+    /// The nodes that it knows, those that it was not at among them.
+    pub fn known(&self) -> impl Iterator<Item = &EdgeUrl> {
+        self.nodes.iter().map(|node| &node.url)
     }
 
     /// One more node that may go on with the session if all else fails. It must run the same model.
@@ -299,7 +301,7 @@ impl Session {
             Claim::Attach => "attach",
             Claim::Take => "take",
         };
-        let body = json!({
+        let mut body = json!({
             "ticket": self.ticket,
             "epoch": [epoch.claim, epoch.hop],
             "claim": claim,
@@ -307,6 +309,9 @@ impl Session {
             "endpoint": self.question.endpoint.path(),
             "request": request,
         });
+        if let Some(id) = &self.cloud_prompt_id {
+            body["cloud_prompt_id"] = id.as_str().into();
+        }
         body.to_string().into()
     }
 
@@ -441,45 +446,5 @@ impl Session {
             text: std::mem::take(&mut answer.text),
             token_ids: std::mem::take(&mut answer.token_ids),
         })));
-    }
-}
-
-/// What a server says of a session that begins. Deliberately not `Debug`.
-struct Named {
-    id: SessionId,
-    ticket: String,
-    seed: Option<u64>,
-    cloud_prompt: Option<String>,
-}
-
-impl Named {
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = |name: &str| headers.get(name)?.to_str().ok();
-        let hex = |name, len| {
-            let is_hex =
-                |text: &&str| text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
-            text(name).filter(is_hex).map(str::to_owned)
-        };
-        Some(Self {
-            id: SessionId(hex(SESSION, 32)?),
-            ticket: hex(TICKET, 64)?,
-            seed: text(SEED).and_then(|seed| seed.parse().ok()),
-            cloud_prompt: text(CLOUD_PROMPT).map(str::to_owned),
-        })
-    }
-
-    /// Writes down what the server chose, as another one might choose otherwise.
-    fn complete(&self, question: &mut Question) {
-        if let Some(seed) = self.seed {
-            question.fields.insert("seed".to_owned(), seed.into());
-        }
-        let cloud_prompt = self
-            .cloud_prompt
-            .as_deref()
-            .map_or(Value::Bool(false), Value::from);
-        question
-            .fields
-            .entry("cloud_prompt")
-            .or_insert(cloud_prompt);
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use edgeprompt_ue_client::{
     Access, BeginError, EdgeUrl, Event, FinishReason, HttpError, Lost, Question, Session,
@@ -11,6 +12,10 @@ use edgeprompt_ue_client::{
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// Longer than any of these servers can keep a client that gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const PROMPT: &str = "a private prompt";
 const TICKET: &str = "11112222333344445555666677778888aaaabbbbccccddddeeeeffff00001111";
@@ -108,7 +113,12 @@ async fn session(server: &Server) -> Session {
 }
 
 /// The text, and how it ended.
-async fn whole(mut session: Session) -> (String, Result<FinishReason, Box<Lost>>) {
+async fn whole(session: Session) -> (String, Result<FinishReason, Box<Lost>>) {
+    let whole = timeout(PATIENCE, read_on(session)).await;
+    whole.expect("a session ends, whatever servers do")
+}
+
+async fn read_on(mut session: Session) -> (String, Result<FinishReason, Box<Lost>>) {
     let mut text = String::new();
     loop {
         match session.next().await.expect("an end comes first") {

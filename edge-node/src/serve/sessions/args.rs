@@ -47,6 +47,25 @@ impl HandoverArgs {
         self.handover_listen.is_some() || !self.handover_targets.is_empty()
     }
 
+    /// Where users reach this edge, which others tell those who follow their session here.
+    ///
+    /// # Errors
+    /// [`Failure`] if nobody outside could reach what is known.
+    pub(crate) fn url(&self, scheme: &str, addr: SocketAddr) -> Result<String, Failure> {
+        match &self.public_url {
+            Some(url) => Ok(url.clone()),
+            None if self.handover_listen.is_some() && addr.ip().is_unspecified() => Err(Failure {
+                exit: Exit::Usage,
+                error: anyhow!(
+                    "users who follow their session here are to be told where, and {} is no address that they reach: give --public-url {scheme}://NAME:{}",
+                    addr.ip(),
+                    addr.port()
+                ),
+            }),
+            None => Ok(format!("{scheme}://{addr}")),
+        }
+    }
+
     /// The sessions of this node, if they may move.
     ///
     /// # Errors
@@ -72,7 +91,7 @@ impl HandoverArgs {
         };
         let config = SessionsConfig {
             targets: runtime.block_on(self.targets())?,
-            url: self.public_url.clone().unwrap_or(url),
+            url,
             dtype: KvDtype::F32,
             strategy: self.handover_strategy,
         };

@@ -10,7 +10,7 @@ use edgeprompt_engine::{KvChunk, layer_from_view};
 use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_handover::session::Epoch;
 use edgeprompt_kv::{KvDtype, KvGeometry};
-use edgeprompt_protocol::{KvChunkHeader, Move, PeerRequest, SessionKey, SessionOffer};
+use edgeprompt_protocol::{KvChunkHeader, Move, PeerRequest, SessionKey, SessionOffer, Ticket};
 use edgeprompt_transport::{PeerError, PeerLink, PeerReceiver, PeerSender};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -67,6 +67,12 @@ pub(crate) enum MoveError {
     /// The target does not want it.
     #[error("{0}: the session stays here")]
     Refused(String),
+    /// Its user wants it here, or elsewhere.
+    #[error("the session was claimed back by its user")]
+    Claimed,
+    /// The target is this edge.
+    #[error("the target is this edge itself: name another edge's --handover-listen")]
+    Itself,
     /// The target fell silent.
     #[error("the target does not answer any more: the session stays here")]
     Silent,
@@ -198,7 +204,7 @@ impl Departure {
     pub(crate) fn send_kv(
         &mut self,
         mover: Mover,
-        (session, epoch): (SessionKey, Epoch),
+        (session, ticket, epoch): (SessionKey, Ticket, Epoch),
         (geometry, dtype): (KvGeometry, KvDtype),
         (start, bound): (usize, KvBound),
     ) {
@@ -207,7 +213,11 @@ impl Departure {
             link: self.link.clone(),
             priority: self.priority,
             mover,
-            request: PeerRequest::Kv { session, epoch },
+            request: PeerRequest::Kv {
+                session,
+                ticket,
+                epoch,
+            },
             geometry,
             dtype,
             sent: Arc::clone(&self.sent),
@@ -219,7 +229,7 @@ impl Departure {
             }
             if let Some(keeper) = keeper.upgrade() {
                 // A keeper that is gone needs no word.
-                let _ = keeper.send(Command::KvSent).await;
+                let _ = keeper.send(Command::KvSent(epoch)).await;
             }
         });
         self.kv = Some(KvSending {

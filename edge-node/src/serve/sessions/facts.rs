@@ -3,6 +3,7 @@
 use edgeprompt_engine::{Generation, Sampler, SamplingParams};
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{PromptName, SessionKey, SessionTerms, Ticket};
+use zeroize::Zeroize;
 
 use crate::private::PrivateTokens;
 use crate::serve::access::Caller;
@@ -48,7 +49,7 @@ impl Facts {
     pub(crate) fn wipe(&mut self) {
         self.prompt.wipe();
         self.context.wipe();
-        self.terms.stops.clear();
+        self.terms.stops.zeroize();
     }
 }
 

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use edgeprompt_engine::{KvChunk, Output};
 use edgeprompt_handover::session::{ClaimReply, Epoch, HandoverPhase, Seat, SeatAction, Ue};
 use edgeprompt_kv::TokenId;
-use edgeprompt_protocol::{Move, MoveAnswer, ReaderNews};
+use edgeprompt_protocol::{AnswerToken, Move, MoveAnswer, ReaderNews};
 use edgeprompt_transport::PeerLink;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Heard, KvComing};
 use super::departure::{Departure, MoveError, MoveReport};
+use super::handle::Own;
 use super::log::{Entry, Log, MovedTo, ReaderKind, Standing};
 use super::planned::Plan;
 use super::relay::Relay;
@@ -47,18 +48,19 @@ pub(crate) enum Command {
     Answer(MoveAnswer),
     /// The source of a move says something.
     Order(Move, mpsc::Sender<MoveAnswer>),
-    /// Keys and values from the source.
-    Kv(KvChunk),
+    /// Keys and values from the source of the move that gives this right, and their place in memory.
+    Kv(Epoch, KvChunk, OwnedSemaphorePermit),
+    /// They begin to come, over a link that tells when it carried any last.
+    KvBegun(Epoch, Heard),
     /// That were all.
-    KvEnded,
-    /// Keys and values are all sent, or cannot be.
-    KvSent,
-    /// A reader wants the session.
+    KvEnded(Epoch),
+    /// Keys and values of the move that gives this right are all sent, or cannot be.
+    KvSent(Epoch),
+    /// A reader who has this answer wants the session.
     Claim {
         epoch: Epoch,
-        from: usize,
         transcript: Vec<TokenId>,
-        reply: oneshot::Sender<(ClaimReply, Option<MovedTo>)>,
+        reply: oneshot::Sender<Result<(ClaimReply, Option<MovedTo>), ClaimError>>,
     },
     /// A reader at another node has gone, and was not cut off.
     ReaderLeft,
@@ -66,12 +68,21 @@ pub(crate) enum Command {
     Relayed(u64, SocketAddr, Option<ReaderNews>),
 }
 
+/// Why a claim is not answered by yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClaimError {
+    /// Nothing is known of the session, or not any more.
+    Unknown,
+    /// The answer that the reader brings is not the one that is generated under this right.
+    OtherAnswer,
+}
+
 pub(crate) struct Keeper {
     sessions: Sessions,
     pub(super) facts: Facts,
     pub(super) log: Arc<Log>,
     pub(super) seat: Seat,
-    pub(crate) own: mpsc::WeakSender<Command>,
+    pub(super) own: Own,
     /// The generation here, if there is one.
     pub(super) local: Option<Tokens>,
     /// Whether it generates.
@@ -80,6 +91,8 @@ pub(crate) struct Keeper {
     /// The target has the right, and keys and values are still on their way.
     has_left: bool,
     pub(super) arrival: Option<Arrival>,
+    /// To the source that brought it, or would like to.
+    pub(super) answers: Option<mpsc::Sender<MoveAnswer>>,
     /// The user who stays, once the session has left.
     ue: Option<Ue<Option<SocketAddr>>>,
     relay: Option<Relay>,
@@ -89,7 +102,10 @@ pub(crate) struct Keeper {
     unread_since: Option<Instant>,
     /// How long that may last.
     pub(super) unread_max: Duration,
-    over_at: Option<Instant>,
+    /// It will not come.
+    is_discarded: bool,
+    /// All that is private was overwritten: it is elsewhere.
+    is_wiped: bool,
 }
 
 impl Keeper {
@@ -100,19 +116,21 @@ impl Keeper {
             facts,
             log,
             seat,
-            own: own.downgrade(),
+            own: Own::Weak(own.downgrade()),
             local: None,
             runs: false,
             departure: None,
             has_left: false,
             arrival: None,
+            answers: None,
             ue: None,
             relay: None,
             reading_count: 0,
             last_token_at: Instant::now(),
             unread_since: None,
             unread_max: PATIENCE.orphan,
-            over_at: None,
+            is_discarded: false,
+            is_wiped: false,
         }
     }
 
@@ -178,10 +196,8 @@ impl Keeper {
             self.ue.as_ref().and_then(Ue::poll_timeout),
         ];
         let machines = machines.into_iter().flatten().map(|due| began_at + due);
-        let unread = self.unread_since.map(|since| since + self.unread_max);
         let arrival = self.arrival.as_ref().and_then(Arrival::due);
-        let over = self.over_at;
-        let others = [unread, arrival, over].into_iter().flatten();
+        let others = [self.ends_at(), arrival].into_iter().flatten();
         let first = machines.chain(others).min();
         // Something is looked at now and then in any case.
         first.unwrap_or_else(|| Instant::now() + PATIENCE.orphan)
@@ -197,6 +213,12 @@ impl Keeper {
         {
             ue.handle_timeout(now);
         }
+        if self.log.is_done() && self.local.is_some() {
+            // Its reader has heard enough.
+            self.seat.handle_finished();
+            self.local = None;
+            self.runs = false;
+        }
         match self.log.reader_count() {
             0 => {
                 self.unread_since.get_or_insert_with(Instant::now);
@@ -209,20 +231,28 @@ impl Keeper {
     }
 
     /// Whether nothing is to be done here any more.
-    fn is_over(&mut self) -> bool {
-        if self.arrival.is_some() && self.seat.owned().is_none() {
-            return self.over_at.is_some();
+    fn is_over(&self) -> bool {
+        self.is_discarded || self.ends_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// When nothing will be to do here any more, if nobody comes.
+    fn ends_at(&self) -> Option<Instant> {
+        let unread_since = self.unread_since?;
+        // Those end by themselves: nobody reads here before a session has come, or after it has left.
+        let is_coming = self.arrival.is_some() && self.seat.owned().is_none();
+        let is_sending = self.departure.as_ref().is_some_and(|it| it.kv.is_some());
+        if is_coming || is_sending {
+            return None;
         }
-        let unread = self.unread_since.map(|since| since.elapsed());
-        let ended = self.log.has_ended() || self.log.standing() == Standing::Broken;
+        let has_ended = self.log.has_ended() || self.log.standing() == Standing::Broken;
         // A user who stays has nobody else to come back from.
-        let is_plain = self.facts.caller.is_some() && self.facts.reader == ReaderKind::Staying;
-        match unread {
-            Some(_) if is_plain && self.departure.is_none() => true,
-            Some(unread) if ended => unread >= MEMORY,
-            Some(unread) => unread >= self.unread_max,
-            None => false,
-        }
+        let is_plain = self.facts.reader == ReaderKind::Staying && self.departure.is_none();
+        let patience = match (is_plain, has_ended) {
+            (true, _) => Duration::ZERO,
+            (false, true) => MEMORY,
+            (false, false) => self.unread_max,
+        };
+        Some(unread_since + patience)
     }
 
     /// A token was generated here, or there will be no more.
@@ -256,8 +286,14 @@ impl Keeper {
             }
         }
         self.last_token_at = Instant::now();
+        // Without being asked for, it is not computed.
+        let logprob = self.facts.terms.top_logprobs;
         self.log.push(Entry {
-            chosen: output.chosen,
+            token: AnswerToken {
+                token: output.chosen.token,
+                logprob: logprob.map(|_| output.chosen.logprob),
+                top: output.chosen.top,
+            },
             finish,
             shared_len: output.shared_len,
         });
@@ -273,7 +309,6 @@ impl Keeper {
     }
 
     async fn obey(&mut self, command: Command) {
-        let now = self.now();
         match command {
             Command::HandOver {
                 addr,
@@ -286,18 +321,21 @@ impl Keeper {
             } => self.leave((addr, target, link), (priority, plan, began_at), reply),
             Command::Answer(answer) => self.answered(answer).await,
             Command::Order(order, answers) => self.ordered(order, answers).await,
-            Command::Kv(chunk) => {
+            // Those of a move that is off may come late.
+            Command::Kv(epoch, ..)
+            | Command::KvBegun(epoch, _)
+            | Command::KvEnded(epoch)
+            | Command::KvSent(epoch)
+                if epoch != self.seat.latest() => {}
+            Command::Kv(_, chunk, place) => {
                 if let Some(arrival) = &mut self.arrival {
-                    arrival.keep(chunk);
+                    arrival.keep(chunk, place);
                 }
-                self.put_in().await;
+                self.put_in();
             }
-            Command::KvEnded => {
-                if let Some(arrival) = &mut self.arrival {
-                    arrival.kv_ended = true;
-                }
-            }
-            Command::KvSent => {
+            Command::KvBegun(_, heard) => self.kv(KvComing::Begun(heard)),
+            Command::KvEnded(_) => self.kv(KvComing::Ended),
+            Command::KvSent(_) => {
                 if let Some(departure) = &mut self.departure {
                     departure.kv = None;
                 }
@@ -307,19 +345,24 @@ impl Keeper {
             }
             Command::Claim {
                 epoch,
-                from,
                 transcript,
                 reply,
             } => {
-                let said = self.claimed(epoch, from, transcript).await;
+                let said = self.claimed(epoch, transcript).await;
                 // Whoever asked may be gone.
                 let _ = reply.send(said);
             }
             Command::ReaderLeft => self.unread_max = LEFT,
             Command::Relayed(number, addr, news) if number == self.reading_count => {
-                self.relayed(now, addr, news);
+                self.relayed(addr, news);
             }
             Command::Relayed(..) => {}
+        }
+    }
+
+    fn kv(&mut self, kv: KvComing) {
+        if let Some(arrival) = &mut self.arrival {
+            arrival.kv = kv;
         }
     }
 
@@ -336,7 +379,7 @@ impl Keeper {
             }
             break;
         }
-        self.go_if_arrived();
+        self.go_if_arrived().await;
     }
 
     async fn act_once(&mut self, action: SeatAction) {
@@ -359,6 +402,7 @@ impl Keeper {
                 }
             }
             SeatAction::Wipe => {
+                self.arrival = None;
                 self.has_left = true;
                 let sends = self.departure.as_ref().is_some_and(|it| it.kv.is_some());
                 if !sends {
@@ -366,8 +410,10 @@ impl Keeper {
                 }
             }
             SeatAction::Discard => {
-                self.local = None;
-                self.over_at = Some(Instant::now());
+                if let Some(local) = self.local.take() {
+                    local.wipe();
+                }
+                self.is_discarded = true;
             }
         }
     }

@@ -25,12 +25,18 @@ impl Links {
     /// # Errors
     /// [`ConnectError`].
     pub(crate) async fn to(&self, addr: SocketAddr) -> Result<PeerLink, ConnectError> {
-        let known = self.open.lock().await.get(&addr).cloned();
-        if let Some(link) = known.filter(PeerLink::is_open) {
+        if let Some(link) = self.known(addr).await {
             return Ok(link);
         }
         let link = self.endpoint.connect(addr).await?;
-        self.open.lock().await.insert(addr, link.clone());
-        Ok(link)
+        let mut open = self.open.lock().await;
+        open.retain(|_, link| link.is_open());
+        // Of two that were dialled at once all use one: priorities mean nothing between links.
+        Ok(open.entry(addr).or_insert(link).clone())
+    }
+
+    async fn known(&self, addr: SocketAddr) -> Option<PeerLink> {
+        let open = self.open.lock().await;
+        open.get(&addr).filter(|link| link.is_open()).cloned()
     }
 }

@@ -3,16 +3,17 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edgeprompt_engine::{Chosen, Finish};
+use edgeprompt_engine::Finish;
 use edgeprompt_handover::session::Epoch;
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{AnswerToken, LastToken};
 use tokio::sync::{Notify, watch};
+use zeroize::Zeroize;
 
 /// A token of an answer. Deliberately not `Debug`: it follows from the private prompt.
 #[derive(Clone)]
 pub(crate) struct Entry {
-    pub(crate) chosen: Chosen,
+    pub(crate) token: AnswerToken,
     pub(crate) finish: Option<Finish>,
     /// Tokens of the private prompt that its session had computed before.
     pub(crate) shared_len: usize,
@@ -34,6 +35,8 @@ pub(crate) struct MovedTo {
 /// How a session stands at this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
+    /// On its way here.
+    Coming(Epoch),
     /// Generated here.
     Here(Epoch),
     /// Elsewhere.
@@ -72,6 +75,8 @@ pub(crate) struct Log {
 struct Inner {
     entries: Vec<Entry>,
     standing: Standing,
+    /// Its reader has heard enough.
+    is_done: bool,
 }
 
 impl Log {
@@ -80,6 +85,7 @@ impl Log {
             inner: Mutex::new(Inner {
                 entries: Vec::new(),
                 standing,
+                is_done: false,
             }),
             changed: watch::Sender::new(()),
             staying: AtomicUsize::new(0),
@@ -98,6 +104,36 @@ impl Log {
         self.changed.send_replace(());
     }
 
+    /// Goes on from another answer than the one that is here.
+    pub(crate) fn replace(&self, tokens: impl IntoIterator<Item = AnswerToken>) {
+        self.lock().entries = tokens.into_iter().map(entry).collect();
+        self.changed.send_replace(());
+    }
+
+    /// Whether these tokens are its first.
+    pub(crate) fn begins_with(&self, tokens: &[TokenId]) -> bool {
+        let inner = self.lock();
+        let own = inner.entries.iter().map(|entry| entry.token.token);
+        inner.entries.len() >= tokens.len() && own.zip(tokens).all(|(own, token)| own == *token)
+    }
+
+    /// Whether its tokens are the first of these.
+    pub(crate) fn begins(&self, tokens: &[TokenId]) -> bool {
+        let inner = self.lock();
+        let own = inner.entries.iter().map(|entry| entry.token.token);
+        inner.entries.len() <= tokens.len() && own.zip(tokens).all(|(own, token)| own == *token)
+    }
+
+    /// Nobody keeps the session any more: who still waits for it here need not.
+    pub(crate) fn close(&self) {
+        let mut inner = self.lock();
+        if !matches!(inner.standing, Standing::Moved(_)) || self.staying_count() > 0 {
+            inner.standing = Standing::Broken;
+        }
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
     pub(crate) fn stands(&self, standing: Standing) {
         self.lock().standing = standing;
         self.changed.send_replace(());
@@ -112,35 +148,45 @@ impl Log {
         self.lock().entries.len()
     }
 
-    /// Whether the last token has come.
+    /// Whether the last token has come, or no more is wanted.
     pub(crate) fn has_ended(&self) -> bool {
         let inner = self.lock();
-        inner
-            .entries
-            .last()
-            .is_some_and(|last| last.finish.is_some())
+        let last = inner.entries.last();
+        inner.is_done || last.is_some_and(|last| last.finish.is_some())
+    }
+
+    /// Whether its reader has heard enough.
+    pub(crate) fn is_done(&self) -> bool {
+        self.lock().is_done
+    }
+
+    /// A reader wants more of it.
+    pub(crate) fn reopen(&self) {
+        self.lock().is_done = false;
     }
 
     /// The tokens from `from` on, for the engine.
     pub(crate) fn tokens(&self, from: usize) -> Vec<TokenId> {
         let inner = self.lock();
         let entries = inner.entries.iter().skip(from);
-        entries.map(|entry| entry.chosen.token).collect()
+        entries.map(|entry| entry.token.token).collect()
     }
 
     /// The tokens of a range, for another node.
     pub(crate) fn answer(&self, range: std::ops::Range<usize>) -> Vec<AnswerToken> {
         let inner = self.lock();
         let entries = inner.entries.iter().skip(range.start).take(range.len());
-        entries.map(answer_token).collect()
+        entries.map(|entry| entry.token.clone()).collect()
     }
 
     /// Overwrites and forgets what is private.
     pub(crate) fn wipe(&self) {
         let mut inner = self.lock();
         for entry in &mut inner.entries {
-            entry.chosen.token = TokenId(0);
-            entry.chosen.top.clear();
+            entry.token.token.0.zeroize();
+            for (token, _) in &mut entry.token.top {
+                token.0.zeroize();
+            }
         }
         inner.entries.clear();
     }
@@ -199,6 +245,11 @@ impl Reader {
         }
     }
 
+    /// Nobody wants more of the answer: its end was in what came.
+    pub(crate) fn finish(self) {
+        self.log.lock().is_done = true;
+    }
+
     fn now(&mut self) -> Option<News> {
         let inner = self.log.lock();
         let moved = match (&inner.standing, self.kind) {
@@ -229,29 +280,21 @@ impl Drop for Reader {
     }
 }
 
-pub(crate) fn answer_token(entry: &Entry) -> AnswerToken {
-    AnswerToken {
-        token: entry.chosen.token,
-        logprob: entry.chosen.logprob,
-        top: entry.chosen.top.clone(),
+/// A token that another node generated.
+pub(crate) const fn entry(token: AnswerToken) -> Entry {
+    Entry {
+        token,
+        finish: None,
+        shared_len: 0,
     }
 }
 
-/// A token that another node generated.
-pub(crate) fn entry(token: AnswerToken) -> Entry {
-    let AnswerToken {
+/// A token of which only the number is known.
+pub(crate) const fn bare(token: TokenId) -> AnswerToken {
+    AnswerToken {
         token,
-        logprob,
-        top,
-    } = token;
-    Entry {
-        chosen: Chosen {
-            token,
-            logprob,
-            top,
-        },
-        finish: None,
-        shared_len: 0,
+        logprob: None,
+        top: Vec::new(),
     }
 }
 

@@ -8,12 +8,11 @@ use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use edgeprompt_handover::session::{Claim, ClaimReply, Epoch};
-use edgeprompt_kv::TokenId;
+use edgeprompt_kv::{PromptId, TokenId};
 use edgeprompt_protocol::{SessionKey, Ticket};
 use serde_json::{Value, json};
 
-use super::log::Standing;
-use super::{Listed, MoveError, MoveReport, SessionHandle, Sessions, Wish};
+use super::{ClaimError, Facts, Listed, MoveError, MoveReport, Reader, Sessions, Taken, Wish};
 use crate::serve::access::Caller;
 use crate::serve::api_error::ApiError;
 use crate::serve::completions::{Reading, read};
@@ -156,7 +155,10 @@ fn moved(key: SessionKey, report: &MoveReport) -> Value {
 
 fn not_moved(error: MoveError) -> ApiError {
     let status = match error {
-        MoveError::Ended | MoveError::Busy | MoveError::NotBegun => StatusCode::CONFLICT,
+        MoveError::Ended | MoveError::Busy | MoveError::NotBegun | MoveError::Claimed => {
+            StatusCode::CONFLICT
+        }
+        MoveError::Itself => StatusCode::BAD_REQUEST,
         MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => {
             StatusCode::BAD_GATEWAY
         }
@@ -167,7 +169,8 @@ fn not_moved(error: MoveError) -> ApiError {
 const fn code(error: &MoveError) -> &'static str {
     match error {
         MoveError::Ended => "session_ended",
-        MoveError::Busy | MoveError::NotBegun => "session_busy",
+        MoveError::Busy | MoveError::NotBegun | MoveError::Claimed => "session_busy",
+        MoveError::Itself => "target_is_source",
         MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => "handover_failed",
     }
 }
@@ -215,33 +218,72 @@ pub(crate) async fn go_on(
         let message = format!("a token id is outside the vocabulary of {vocab_size}");
         return Err(ApiError::field("token_ids", message));
     }
-    let handle = sessions.open(asked.key, asked.ticket);
-    // What is wiped here is in what the reader brings.
-    let handle = handle.filter(|handle| !(asked.takes() && handle.is_wiped_before(asked.epoch)));
-    let reader = match (&handle, asked.claim) {
-        (Some(handle), _) => asked.claim_of(handle).await?,
-        (None, Claim::Take) => None,
-        (None, Claim::Attach) => return Err(no_session()),
-    };
+    let found = sessions.open(asked.key, &asked.ticket);
+    if found.map_err(not_taken)?.is_none() && asked.claim == Claim::Attach {
+        return Err(no_session());
+    }
     let reading = Reading {
         endpoint: asked.endpoint,
         id: name.map_or_else(String::new, |id| id.0),
         key: asked.key,
         ticket: asked.ticket,
         epoch: asked.epoch,
+        claim: asked.claim,
+        cloud_prompt: asked.cloud_prompt,
         heard: asked.answered,
-        reader,
     };
     read(server, (asked.request, reading), (&caller, asked_at)).await
 }
 
-impl SessionHandle {
-    /// Whether all that was here went to another node, under an older right.
-    fn is_wiped_before(&self, epoch: Epoch) -> bool {
-        let log = &self.0.log;
-        match log.standing() {
-            Standing::Moved(moved) => log.len() < moved.len && moved.epoch < epoch,
-            Standing::Here(_) | Standing::Broken => false,
+fn not_taken(taken: Taken) -> ApiError {
+    match taken {
+        // Who does not have the ticket learns nothing.
+        Taken::ByAnother => no_session(),
+        Taken::Here => {
+            ApiError::status(StatusCode::CONFLICT, "the session is here").with_code("session_busy")
+        }
+        Taken::Under(epoch) => stale(epoch),
+    }
+}
+
+fn stale(epoch: Epoch) -> ApiError {
+    let Epoch { claim, hop } = epoch;
+    let message = format!("the session was claimed later, under epoch [{claim}, {hop}]");
+    ApiError::status(StatusCode::CONFLICT, message).with_code("stale_epoch")
+}
+
+impl Sessions {
+    /// Claims a session for its reader. Nothing else may be wrong with what that asks: whoever has had
+    /// the session has it no longer then.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn reader(
+        &self,
+        reading: &Reading,
+        begin_again: impl FnOnce() -> Result<Facts, ApiError>,
+    ) -> Result<Reader, ApiError> {
+        let found = self.open(reading.key, &reading.ticket);
+        if let Some(handle) = found.map_err(not_taken)? {
+            let claimed = handle.claim(reading.epoch, reading.heard.clone()).await;
+            match claimed {
+                // One that has moved is told where.
+                Ok((ClaimReply::Granted(_) | ClaimReply::Moved(_), _)) => {
+                    return Ok(handle.read(reading.heard.len()));
+                }
+                Ok((ClaimReply::Stale(epoch), _)) => return Err(stale(epoch)),
+                Err(ClaimError::OtherAnswer) => {
+                    let message = "the answer that is generated under this epoch is another one";
+                    return Err(ApiError::field("token_ids", message));
+                }
+                Err(ClaimError::Unknown) => {}
+            }
+        }
+        match reading.claim {
+            Claim::Take => self
+                .take(begin_again()?, (reading.epoch, &reading.heard))
+                .map_err(not_taken),
+            Claim::Attach => Err(no_session()),
         }
     }
 }
@@ -252,6 +294,8 @@ struct Asked {
     ticket: Ticket,
     epoch: Epoch,
     claim: Claim,
+    /// What the session builds on, wherever that is called how.
+    cloud_prompt: Option<PromptId>,
     answered: Vec<TokenId>,
     endpoint: Endpoint,
     /// As it was asked at first.
@@ -290,8 +334,12 @@ impl Asked {
                 _ => None,
             },
         )?;
+        let cloud_prompt = fields.read("cloud_prompt_id", "64 hexadecimal digits", |value| {
+            value.as_str()?.parse().ok()
+        })?;
         Ok(Self {
             key,
+            cloud_prompt,
             ticket: ticket.ok_or_else(|| missing("ticket"))?,
             epoch: epoch.ok_or_else(|| missing("epoch"))?,
             claim: claim.unwrap_or(Claim::Attach),
@@ -301,28 +349,5 @@ impl Asked {
                 .object("request")?
                 .ok_or_else(|| missing("request"))?,
         })
-    }
-
-    fn takes(&self) -> bool {
-        self.claim == Claim::Take
-    }
-
-    /// What reads the session, if it is here.
-    async fn claim_of(&self, handle: &SessionHandle) -> Result<Option<super::Reader>, ApiError> {
-        let from = self.answered.len();
-        let said = handle.claim(self.epoch, from, self.answered.clone()).await;
-        match said.map(|(reply, _)| reply) {
-            // One that has moved is told where.
-            Some(ClaimReply::Granted(_) | ClaimReply::Moved(_)) => Ok(Some(handle.read(from))),
-            Some(ClaimReply::Stale(epoch)) => {
-                let message = format!(
-                    "the session was claimed later, under epoch [{}, {}]",
-                    epoch.claim, epoch.hop
-                );
-                Err(ApiError::status(StatusCode::CONFLICT, message).with_code("stale_epoch"))
-            }
-            None if self.claim == Claim::Take => Ok(None),
-            None => Err(no_session()),
-        }
     }
 }

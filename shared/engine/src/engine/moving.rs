@@ -68,7 +68,7 @@ impl Engine {
         if let Some(state) = self.sequences.get_mut(&id) {
             state.tokens.extend_from_slice(answered);
             state.sampler.replay(answered);
-            self.scheduler.extended(id, answered.len());
+            self.scheduler.extended(id, answered);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks};
+use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks, TokenId};
 
 use super::{Running, Scheduler, SequenceId, Waiting};
 
@@ -36,19 +36,31 @@ pub(super) struct Hold {
     compute_max: usize,
     /// Tokens whose keys and values were put in.
     restored: Range<usize>,
+    until: Until,
+}
+
+/// How long a sequence is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// It is released.
+    Released,
+    /// It was released, and goes on behind what was put in once everything before that is computed.
+    Joined,
 }
 
 impl Hold {
-    /// As it is once its blocks are gone.
-    pub(super) fn without_restored(self) -> Self {
-        Self {
+    /// As it is once its blocks are gone; nothing if it was only for what was put in.
+    pub(super) fn without_restored(self) -> Option<Self> {
+        let held = Self {
             restored: 0..0,
             // What was to come from elsewhere does not come again.
             compute_max: match self.restored.is_empty() {
                 true => self.compute_max,
                 false => usize::MAX,
             },
-        }
+            until: self.until,
+        };
+        (self.until == Until::Released).then_some(held)
     }
 
     /// Tokens to compute of so many that are known: never the last one, for what follows it would be
@@ -88,6 +100,9 @@ impl Running {
             && hold.restored.start <= self.computed
         {
             self.computed = self.computed.max(hold.restored.end);
+            if hold.until == Until::Joined {
+                self.hold = None;
+            }
         }
     }
 }
@@ -103,6 +118,7 @@ impl Scheduler {
             *hold = Some(Hold {
                 compute_max,
                 restored,
+                until: Until::Released,
             });
         }
     }
@@ -111,7 +127,15 @@ impl Scheduler {
     pub fn release(&mut self, id: SequenceId) {
         if let Some(running) = self.running.get_mut(&id) {
             running.skip_restored();
-            running.hold = None;
+            let computed = running.computed;
+            running.hold = running
+                .hold
+                .take()
+                .filter(|hold| hold.restored.start > computed);
+            if let Some(hold) = &mut running.hold {
+                hold.compute_max = usize::MAX;
+                hold.until = Until::Joined;
+            }
         }
         if let Some(waiting) = self.waiting.get_mut(&id) {
             waiting.hold = None;
@@ -119,12 +143,16 @@ impl Scheduler {
     }
 
     /// More tokens of a held sequence are known.
-    pub fn extended(&mut self, id: SequenceId, token_count: usize) {
-        if let Some(running) = self.running.get_mut(&id) {
-            running.token_count += token_count;
-        }
-        if let Some(waiting) = self.waiting.get_mut(&id) {
-            waiting.token_count += token_count;
+    pub fn extended(&mut self, id: SequenceId, tokens: &[TokenId]) {
+        let running = self.running.get_mut(&id);
+        let running = running.map(|it| (&mut it.token_count, &mut it.session));
+        let waiting = self.waiting.get_mut(&id);
+        let waiting = waiting.map(|it| (&mut it.token_count, &mut it.session));
+        for (token_count, session) in running.into_iter().chain(waiting) {
+            *token_count += tokens.len();
+            if let Some(session) = session {
+                session.tokens.extend_from_slice(tokens);
+            }
         }
     }
 
@@ -146,7 +174,9 @@ impl Scheduler {
             ..
         } = self;
         let running = running.get_mut(&id).ok_or(NotRestored::NotHeld)?;
-        let hold = running.hold.as_mut().ok_or(NotRestored::NotHeld)?;
+        let hold = running.hold.as_mut();
+        let hold = hold.filter(|hold| hold.until == Until::Released);
+        let hold = hold.ok_or(NotRestored::NotHeld)?;
         let restored = match hold.restored.is_empty() {
             true => tokens.clone(),
             false if tokens.end == hold.restored.start => tokens.start..hold.restored.end,

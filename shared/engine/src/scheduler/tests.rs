@@ -86,6 +86,49 @@ fn the_last_to_come_makes_room_and_starts_again() {
     assert_eq!(scheduler.next_step(|_| false).rows, [row(last, 0, 9)]);
 }
 
+/// However early it is released: what is before it is computed, it is not, and what follows it is.
+#[test]
+fn what_was_put_in_is_not_computed_again() {
+    for released_after in 0..=3 {
+        let mut scheduler = limits(4, 8, 100);
+        let id = scheduler.submit(40, 10).unwrap();
+        scheduler.hold(id, 16);
+        scheduler.restore(id, 16..36).unwrap();
+        let mut rows = Vec::new();
+        for step in 0..6 {
+            if step == released_after {
+                scheduler.release(id);
+            }
+            rows.extend(scheduler.next_step(|_| false).rows);
+            scheduler.computed(id);
+        }
+        let expected = [row(id, 0, 8), row(id, 8, 8), row(id, 36, 4)];
+        assert_eq!(rows, expected, "released after {released_after} steps");
+        scheduler.appended(id, TokenId(0));
+        assert_eq!(scheduler.next_step(|_| false).rows, [row(id, 40, 1)]);
+    }
+}
+
+#[test]
+fn a_session_of_which_more_is_known_shares_the_right_blocks() {
+    let mut scheduler = limits(4, 100, 100);
+    let session = SessionId([1; 32]);
+    let prompt: Vec<TokenId> = (0..6).map(TokenId).collect();
+    let id = scheduler.submit_in(session, &prompt, 40).unwrap();
+    scheduler.next_step(|_| false);
+    scheduler.computed(id);
+    scheduler.hold(id, usize::MAX);
+    let known: Vec<TokenId> = (6..30).map(TokenId).collect();
+    scheduler.extended(id, &known);
+    scheduler.release(id);
+    scheduler.next_step(|_| false);
+    scheduler.computed(id);
+    let again = [prompt, known].concat();
+    let next = scheduler.submit_in(session, &again, 1).unwrap();
+    let rows = scheduler.next_step(|_| false).rows;
+    assert!(rows.contains(&row(next, 28, 2)), "{rows:?}");
+}
+
 #[test]
 fn what_can_never_fit_is_refused_at_once() {
     let mut scheduler = limits(4, 8, 3);

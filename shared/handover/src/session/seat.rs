@@ -185,6 +185,14 @@ impl Seat {
         reply
     }
 
+    /// The reader brought another answer than the one that is here, of `len` tokens, and has claimed the
+    /// session: it goes on from that one.
+    pub const fn handle_other_answer(&mut self, len: usize) {
+        if let Role::Source(source) = &mut self.role {
+            source.handle_other_answer(len);
+        }
+    }
+
     /// When [`Seat::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Duration> {
         match &self.role {

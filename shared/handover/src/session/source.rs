@@ -29,6 +29,8 @@ pub enum GivenUp {
     Silent,
     /// There is nothing to move any more.
     Finished,
+    /// The reader has claimed the session back.
+    Claimed,
 }
 
 /// 3GPP's phases of a handover.
@@ -180,11 +182,7 @@ impl Source {
 
     /// The target's answer.
     pub fn handle_message(&mut self, now: Duration, message: ToSource) {
-        let (ToSource::Accepted { epoch, .. }
-        | ToSource::Refused { epoch }
-        | ToSource::Has { epoch, .. }
-        | ToSource::Active { epoch }) = message;
-        if epoch != self.latest {
+        if message.epoch() != self.latest {
             return;
         }
         let waiting = self.wait(now);
@@ -270,11 +268,18 @@ impl Source {
         if !matches!(self.state, State::Serving) {
             let withdraw = ToTarget::Withdraw { epoch };
             self.actions.push_back(SourceAction::Send(withdraw));
+            self.actions
+                .push_back(SourceAction::GiveUp(GivenUp::Claimed));
         }
         self.state = State::Serving;
         (self.epoch, self.latest) = (epoch, epoch);
         self.len = self.len.max(len);
         ClaimReply::Granted(epoch)
+    }
+
+    /// The reader brought another answer than the one that is here; it goes on from that one.
+    pub const fn handle_other_answer(&mut self, len: usize) {
+        self.len = len;
     }
 
     /// When [`Source::handle_timeout`] is due.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use super::{Claim, ClaimReply, Epoch, Patience};
 
-/// How often every node is tried before a session counts as lost.
+/// How often every node is tried without a token before a session counts as lost.
 const ROUNDS_MAX: usize = 3;
+
+/// Most moves in a row that bring no token.
+const REDIRECTS_MAX: usize = 32;
 
 /// Most nodes remembered.
 const NODES_MAX: usize = 16;
@@ -61,6 +64,10 @@ pub struct Ue<N> {
     /// Those that may have the session, the latest last.
     nodes: Vec<N>,
     state: State<N>,
+    /// Claims after one that came to nothing, and moves, since the last token: a node that grants a claim
+    /// and brings nothing is none that goes on.
+    tried: usize,
+    redirected: usize,
     patience: Patience,
     actions: VecDeque<UeAction<N>>,
 }
@@ -79,8 +86,6 @@ struct Claiming<N> {
     claim: Claim,
     since: Duration,
     repeat_at: Duration,
-    /// Claims of other nodes before this one.
-    tried: usize,
 }
 
 impl<N: Copy + PartialEq> Ue<N> {
@@ -91,6 +96,8 @@ impl<N: Copy + PartialEq> Ue<N> {
             next: 0,
             nodes: vec![at],
             state: State::Following { at, heard_at: now },
+            tried: 0,
+            redirected: 0,
             patience,
             actions: VecDeque::new(),
         }
@@ -151,6 +158,7 @@ impl<N: Copy + PartialEq> Ue<N> {
             std::cmp::Ordering::Greater => Verdict::Early,
             std::cmp::Ordering::Equal => {
                 self.next += 1;
+                (self.tried, self.redirected) = (0, 0);
                 Verdict::Accepted
             }
         }
@@ -178,7 +186,7 @@ impl<N: Copy + PartialEq> Ue<N> {
             self.state = State::Ended;
         } else {
             // The rest was lost on the way.
-            self.claim(now, from, (Claim::Attach, 0));
+            self.claim(now, from, Claim::Attach);
         }
     }
 
@@ -192,13 +200,17 @@ impl<N: Copy + PartialEq> Ue<N> {
         if current != from || epoch <= self.epoch {
             return;
         }
+        self.redirected += 1;
+        if self.redirected > REDIRECTS_MAX {
+            return self.try_next(now, from);
+        }
         self.epoch = epoch;
         self.nodes.retain(|node| *node != to);
         if self.nodes.len() >= NODES_MAX {
             self.nodes.remove(0);
         }
         self.nodes.push(to);
-        self.claim(now, to, (Claim::Attach, 0));
+        self.claim(now, to, Claim::Attach);
     }
 
     /// What a claim came to; `to` is where it has moved, if it has.
@@ -225,21 +237,19 @@ impl<N: Copy + PartialEq> Ue<N> {
             (ClaimReply::Stale(epoch), _) if epoch > self.epoch => {
                 // A claim of ours that we took for lost was heard.
                 self.epoch = epoch;
-                self.try_next(now, from, claiming.tried);
+                self.try_next(now, from);
             }
             // An old answer.
             (ClaimReply::Granted(_) | ClaimReply::Stale(_), _) => {}
-            (ClaimReply::Moved(_), None) => self.try_next(now, from, claiming.tried),
+            (ClaimReply::Moved(_), None) => self.try_next(now, from),
         }
     }
 
     /// A node is gone, or does not want the session.
     pub fn handle_lost(&mut self, now: Duration, from: N) {
         match self.state {
-            State::Following { at, .. } if at == from => self.try_next(now, from, 0),
-            State::Claiming(claiming) if claiming.node == from => {
-                self.try_next(now, from, claiming.tried);
-            }
+            State::Following { at, .. } if at == from => self.try_next(now, from),
+            State::Claiming(claiming) if claiming.node == from => self.try_next(now, from),
             _ => {}
         }
     }
@@ -261,11 +271,15 @@ impl<N: Copy + PartialEq> Ue<N> {
         match self.state {
             State::Following { at, heard_at } if now >= heard_at + self.patience.answer => {
                 // First the same node under the same right: it may only have gone quiet, or moved it.
-                self.claim(now, at, (Claim::Attach, 0));
+                self.tried += 1;
+                match self.tried < self.tried_max() {
+                    true => self.claim(now, at, Claim::Attach),
+                    false => self.fail(),
+                }
             }
             State::Claiming(claiming) => {
                 if now >= claiming.since + self.patience.answer {
-                    self.try_next(now, claiming.node, claiming.tried);
+                    self.try_next(now, claiming.node);
                 } else if now >= claiming.repeat_at {
                     if claiming.claim == Claim::Take {
                         // A right is claimed once: whoever was heard late has an old one.
@@ -288,14 +302,10 @@ impl<N: Copy + PartialEq> Ue<N> {
     }
 
     /// Another node than `from`, the latest first; the same again if there is no other.
-    fn try_next(&mut self, now: Duration, from: N, tried: usize) {
-        if tried + 1 >= ROUNDS_MAX * self.nodes.len() {
-            self.state = State::Failed;
-            self.actions.push_back(UeAction::Fail(UeFailure {
-                node_count: self.nodes.len(),
-                token_count: self.next,
-            }));
-            return;
+    fn try_next(&mut self, now: Duration, from: N) {
+        self.tried += 1;
+        if self.tried >= self.tried_max() {
+            return self.fail();
         }
         let at = self.nodes.iter().position(|node| *node == from);
         let next = match at {
@@ -304,16 +314,27 @@ impl<N: Copy + PartialEq> Ue<N> {
         };
         // Whatever the others think: from here on only this right counts.
         self.epoch = self.epoch.next_claim();
-        self.claim(now, self.nodes[next], (Claim::Take, tried + 1));
+        self.claim(now, self.nodes[next], Claim::Take);
     }
 
-    fn claim(&mut self, now: Duration, node: N, (claim, tried): (Claim, usize)) {
+    fn tried_max(&self) -> usize {
+        ROUNDS_MAX * self.nodes.len()
+    }
+
+    fn fail(&mut self) {
+        self.state = State::Failed;
+        self.actions.push_back(UeAction::Fail(UeFailure {
+            node_count: self.nodes.len(),
+            token_count: self.next,
+        }));
+    }
+
+    fn claim(&mut self, now: Duration, node: N, claim: Claim) {
         self.ask(Claiming {
             node,
             claim,
             since: now,
             repeat_at: now + self.patience.repeat,
-            tried,
         });
     }
 
@@ -325,5 +346,70 @@ impl<N: Copy + PartialEq> Ue<N> {
             epoch: self.epoch,
             from: self.next,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Every claim is granted, and nothing comes of it.
+    fn claims_until_it_fails(mut lose: impl FnMut(&mut Ue<u8>, Duration, u8)) -> usize {
+        let mut ue = Ue::new(Duration::ZERO, 0, Patience::default());
+        ue.know(1);
+        let mut now = Duration::ZERO;
+        ue.handle_lost(now, 0);
+        let mut claim_count = 0;
+        while let Some(action) = ue.poll_action() {
+            let UeAction::Claim { node, epoch, .. } = action else {
+                assert!(ue.has_failed());
+                return claim_count;
+            };
+            claim_count += 1;
+            assert!(claim_count < 100, "it is asked for ever");
+            now += MS;
+            ue.handle_claim_reply(now, node, (ClaimReply::Granted(epoch), None));
+            lose(&mut ue, now, node);
+        }
+        panic!("nothing is done");
+    }
+
+    #[test]
+    fn nodes_that_grant_and_bring_nothing_are_not_asked_for_ever() {
+        let breaks_off = claims_until_it_fails(|ue, now, node| ue.handle_lost(now, node));
+        assert_eq!(breaks_off, 5);
+        let is_silent = claims_until_it_fails(|ue, now, _| {
+            ue.handle_timeout(now + ue.patience.answer);
+        });
+        assert_eq!(is_silent, 5);
+    }
+
+    #[test]
+    fn a_token_is_a_new_beginning() {
+        let mut left = 3;
+        let claims = claims_until_it_fails(|ue, now, node| {
+            if left > 0 {
+                left -= 1;
+                ue.handle_token(now, node, ue.epoch(), ue.next());
+            }
+            ue.handle_lost(now, node);
+        });
+        assert_eq!(claims, 8);
+    }
+
+    #[test]
+    fn nodes_that_send_a_reader_to_and_fro_are_given_up() {
+        let mut ue = Ue::new(Duration::ZERO, 0, Patience::default());
+        for _ in 0..1000 {
+            let (at, epoch) = match ue.state {
+                State::Following { at, .. } => (at, ue.epoch),
+                State::Claiming(claiming) => (claiming.node, ue.epoch),
+                State::Ended | State::Failed => return,
+            };
+            ue.handle_redirect(MS, at, epoch.next_hop(), 1 - at);
+        }
+        panic!("it goes on for ever");
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::Keeper;
 use crate::serve::generator::{Mover, Tokens};
+use crate::serve::sessions::arrival::Arrival;
 
 impl Keeper {
     /// Answers the source at once, with how far this node is known to be. The engine tells that between
@@ -13,17 +14,18 @@ impl Keeper {
     pub(super) fn reply(&mut self, answer: ToSource) {
         let url = matches!(answer, ToSource::Accepted { .. } | ToSource::Active { .. })
             .then(|| self.sessions.0.config.url.clone());
-        let Some(arrival) = &self.arrival else {
+        let Some(answers) = &self.answers else {
             return;
         };
+        let computed = self.arrival.as_ref().map_or(0, |it| it.progress.known());
         // A source that does not listen asks again.
-        let _ = arrival.answers.try_send(MoveAnswer {
+        let _ = answers.try_send(MoveAnswer {
             answer,
-            computed_len: u32::try_from(arrival.progress.known()).unwrap_or(u32::MAX),
+            computed_len: u32::try_from(computed).unwrap_or(u32::MAX),
             refusal: None,
             url,
         });
-        if let Some(local) = &self.local {
+        if let Some((arrival, local)) = self.arrival.as_ref().zip(self.local.as_ref()) {
             arrival.progress.ask(local.mover());
         }
     }
@@ -32,12 +34,13 @@ impl Keeper {
     pub(super) async fn ordered(&mut self, order: Move, answers: mpsc::Sender<MoveAnswer>) {
         let now = self.now();
         let Move { order, tokens } = order;
-        if let Some(arrival) = &mut self.arrival {
-            arrival.answers = answers;
-        }
-        if self.seat.owned().is_none() {
+        self.answers = Some(answers);
+        if self.arrival.is_some()
+            && self.seat.owned().is_none()
+            && order.epoch() == self.seat.latest()
+        {
             self.learn(order, tokens);
-            self.put_in().await;
+            self.put_in();
         }
         self.seat.handle_order(now, order);
     }
@@ -62,29 +65,30 @@ impl Keeper {
     /// Keys and values from the source; those of tokens that are not known yet wait for them. The
     /// engine takes them between two steps, all that have come by then, before it goes on with the
     /// session; what does not fit is computed.
-    pub(super) async fn put_in(&mut self) {
+    pub(super) fn put_in(&mut self) {
         let known = self.private_len();
         let mover: Option<Mover> = self.local.as_ref().map(Tokens::mover);
         let Some((arrival, mover)) = self.arrival.as_mut().zip(mover) else {
             return;
         };
-        while let Some(chunk) = arrival.next_of(known) {
-            arrival.put_in(chunk, &mover).await;
+        while let Some(placed) = arrival.next_of(known) {
+            Arrival::put_in(placed, &mover);
         }
     }
 
     /// Generates, once the right is here and nothing is to be waited for.
-    pub(super) fn go_if_arrived(&mut self) {
+    pub(super) async fn go_if_arrived(&mut self) {
         let is_owner = self.seat.owned().is_some();
-        let Some(arrival) = &self.arrival else {
+        if !is_owner || !self.arrival.as_ref().is_some_and(Arrival::may_go) {
             return;
-        };
-        if is_owner && arrival.may_go() {
-            if let Some(local) = &self.local {
+        }
+        self.arrival = None;
+        match &self.local {
+            Some(local) => {
                 local.mover().release();
                 self.runs = true;
             }
-            self.arrival = None;
+            None => self.resume().await,
         }
     }
 }

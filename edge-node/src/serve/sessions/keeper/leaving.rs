@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_handover::session::{Epoch, GivenUp, ToTarget, Ue};
-use edgeprompt_protocol::{Move, MoveAnswer, SessionOffer};
+use edgeprompt_protocol::{AnswerToken, Move, MoveAnswer, SessionOffer};
 use edgeprompt_telemetry::names;
 use edgeprompt_transport::PeerLink;
 use tokio::sync::oneshot;
@@ -16,8 +16,11 @@ use crate::serve::sessions::PATIENCE;
 use crate::serve::sessions::departure::{
     BLOCK_LEN, Beginning, COPYING_MAX, Departure, KvBound, MoveError, MoveReport, Out,
 };
-use crate::serve::sessions::log::{MovedTo, Standing};
+use crate::serve::sessions::log::{MovedTo, Standing, bare};
 use crate::serve::sessions::planned::{BLOCKS_MISSING_MAX, Plan, Tail};
+
+/// Alternatives that go along with the tokens of an offer; a message has room for about 200,000.
+const ALTERNATIVES_MAX: usize = 50_000;
 
 impl Keeper {
     /// Begins to leave for another node.
@@ -49,13 +52,17 @@ impl Keeper {
             priority,
         };
         let links = Arc::clone(&self.sessions.0.links);
-        self.departure = Some(Departure::begin(beginning, links, self.own.clone()));
+        self.departure = Some(Departure::begin(beginning, links, self.own.weak()));
         // It is the owner and nothing moves: looked at above.
         let _ = self.seat.handle_start(self.now());
     }
 
     /// The target says something.
     pub(super) async fn answered(&mut self, answer: MoveAnswer) {
+        if answer.answer.epoch() != self.seat.latest() {
+            // Of a move that is off.
+            return;
+        }
         let was_accepted = self.seat.is_accepted();
         if let Some(departure) = &mut self.departure {
             if let Some(refusal) = answer.refusal {
@@ -104,7 +111,7 @@ impl Keeper {
         let epoch = self.seat.latest();
         departure.send_kv(
             local.mover(),
-            (self.facts.key, epoch),
+            (self.facts.key, self.facts.ticket, epoch),
             (geometry, self.sessions.0.config.dtype),
             (departure.plan.prefill_len, bound),
         );
@@ -121,10 +128,11 @@ impl Keeper {
             && self.private_len() < held.token_count
         {
             let output = next(&mut self.local).await;
-            if output.is_none() {
-                break;
-            }
+            let is_lost = output.is_none();
             self.hear(output).await;
+            if is_lost {
+                return;
+            }
         }
         let Some(held) = held else {
             // It has ended; its last token is on the way.
@@ -184,7 +192,7 @@ impl Keeper {
                 .map(|(name, cloud)| (name.clone(), cloud.id)),
             prompt: self.facts.prompt.for_engine().to_vec(),
             context: self.facts.context.for_engine().to_vec(),
-            answer: self.log.tokens(0).into_iter().take(len).collect(),
+            answer: offered(self.log.answer(0..len)),
             terms: self.facts.terms.clone(),
             prefill_len: u32::try_from(prefill_len).unwrap_or(u32::MAX),
             dtype: self.sessions.0.config.dtype,
@@ -223,6 +231,7 @@ impl Keeper {
                 ),
                 GivenUp::Silent => MoveError::Silent,
                 GivenUp::Finished => MoveError::Ended,
+                GivenUp::Claimed => MoveError::Claimed,
             };
             metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => departure.plan.strategy.name(), names::RESULT => "given_up").increment(1);
             departure.fail(error);
@@ -233,6 +242,10 @@ impl Keeper {
     /// The target has the session, and all that it needs.
     pub(super) fn leave_for_good(&mut self) {
         self.has_left = false;
+        if !matches!(self.log.standing(), Standing::Moved(_)) {
+            // Its reader has it from another node, which did not get it from here.
+            self.log.stands(Standing::Broken);
+        }
         if let Some(local) = self.local.take() {
             local.wipe();
         }
@@ -248,6 +261,17 @@ impl Keeper {
             // A user who follows has all it needs; nobody comes back here without bringing it.
             self.facts.wipe();
             self.log.wipe();
+            self.is_wiped = true;
         }
     }
+}
+
+/// An answer that goes along with an offer. What is told of its tokens beside them stays here if it would
+/// be too much for one message.
+fn offered(mut answer: Vec<AnswerToken>) -> Vec<AnswerToken> {
+    let told: usize = answer.iter().map(|token| token.top.len()).sum();
+    if told > ALTERNATIVES_MAX {
+        answer = answer.iter().map(|token| bare(token.token)).collect();
+    }
+    answer
 }

@@ -1,20 +1,18 @@
 //! Whoever reads a session, wherever it is.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use edgeprompt_handover::session::{ClaimReply, Epoch, UeAction, Verdict};
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{ReaderNews, Reading};
 use edgeprompt_telemetry::names;
 
-use super::Keeper;
+use super::{ClaimError, Keeper};
 use crate::serve::generator::{Begun, Tokens};
-use crate::serve::sessions::departure::MoveError;
-use crate::serve::sessions::log::{Entry, MovedTo, Standing, entry, finish};
+use crate::serve::sessions::handle::Own;
+use crate::serve::sessions::log::{Entry, MovedTo, Standing, bare, entry, finish};
 use crate::serve::sessions::relay::Relay;
-use crate::serve::sessions::without_probability;
 
 impl Keeper {
     pub(super) async fn act_as_reader(&mut self, action: UeAction<Option<SocketAddr>>) {
@@ -25,6 +23,11 @@ impl Keeper {
                 epoch,
                 from,
             } => {
+                let wanted = (addr, claim, epoch);
+                if self.relay.as_ref().is_some_and(|it| it.asks(wanted)) {
+                    // A link repeats what is lost.
+                    return;
+                }
                 self.reading_count += 1;
                 let reading = Reading {
                     session: self.facts.key,
@@ -33,14 +36,9 @@ impl Keeper {
                     claim,
                     answer: self.log.tokens(0).into_iter().take(from).collect(),
                 };
-                let links = Arc::clone(&self.sessions.0.links);
-                let number = self.reading_count;
-                self.relay = Some(Relay::begin(
-                    (addr, number),
-                    reading,
-                    links,
-                    self.own.clone(),
-                ));
+                let (sessions, number) = (self.sessions.clone(), self.reading_count);
+                let own = self.own.weak();
+                self.relay = Some(Relay::begin((addr, number), reading, sessions, own));
             }
             UeAction::Claim {
                 node: None,
@@ -49,11 +47,22 @@ impl Keeper {
                 ..
             } => {
                 self.relay = None;
-                let (reply, moved) = self.claimed(epoch, from, Vec::new()).await;
-                let to = moved.and_then(|moved| moved.addr.parse().ok()).map(Some);
+                let answer = self.log.tokens(0).into_iter().take(from).collect();
+                let claimed = self.claimed(epoch, answer).await;
                 let now = self.now();
-                if let Some(ue) = &mut self.ue {
-                    ue.handle_claim_reply(now, None, (reply, to));
+                let Some(ue) = &mut self.ue else {
+                    return;
+                };
+                match claimed {
+                    Ok((reply, moved)) => {
+                        let to = moved.and_then(|moved| moved.addr.parse().ok()).map(Some);
+                        ue.handle_claim_reply(now, None, (reply, to));
+                    }
+                    Err(_) => ue.handle_lost(now, None),
+                }
+                if let (Some(_), Own::Strong(handle)) = (self.seat.owned(), &self.own) {
+                    // It may have come back here before, and gone again.
+                    self.sessions.restore(self.facts.key, handle.clone());
                 }
             }
             UeAction::Fail(failure) => {
@@ -65,8 +74,12 @@ impl Keeper {
     }
 
     /// The node that has the session says something to the user who stays here.
-    pub(super) fn relayed(&mut self, now: Duration, addr: SocketAddr, news: Option<ReaderNews>) {
-        let moved_len = self.moved_len();
+    pub(super) fn relayed(&mut self, addr: SocketAddr, news: Option<ReaderNews>) {
+        let (now, moved_len) = (self.now(), self.moved_len());
+        let news = news.filter(|news| self.can_be(news));
+        if news.is_none() {
+            self.relay = None;
+        }
         let Some(ue) = &mut self.ue else {
             return;
         };
@@ -110,56 +123,93 @@ impl Keeper {
         }
     }
 
+    /// Whether this node could go on after what another one says.
+    fn can_be(&self, news: &ReaderNews) -> bool {
+        let ReaderNews::Token { token, last, .. } = news else {
+            return true;
+        };
+        let is_too_long = self.log.len() + 1 >= self.facts.terms.max_tokens as usize;
+        self.sessions.0.node.bounds().have_all_of(token) && (last.is_some() || !is_too_long)
+    }
+
     pub(super) fn moved_len(&self) -> usize {
         match self.log.standing() {
             Standing::Moved(moved) => moved.len,
-            Standing::Here(_) | Standing::Broken => usize::MAX,
+            Standing::Coming(_) | Standing::Here(_) | Standing::Broken => usize::MAX,
         }
     }
 
-    /// A reader claims the session, having read up to token `from`.
+    /// A reader who has this answer claims the session.
     pub(super) async fn claimed(
         &mut self,
         epoch: Epoch,
-        from: usize,
         transcript: Vec<TokenId>,
-    ) -> (ClaimReply, Option<MovedTo>) {
+    ) -> Result<(ClaimReply, Option<MovedTo>), ClaimError> {
+        if self.is_wiped && epoch > self.seat.latest() {
+            // All that was here is in what the reader brings.
+            return Err(ClaimError::Unknown);
+        }
+        let is_running = self.runs && self.seat.owned() == Some(epoch);
+        let is_complete = transcript.len() >= self.facts.terms.max_tokens as usize;
+        if is_complete || (is_running && !self.log.begins_with(&transcript)) {
+            return Err(ClaimError::OtherAnswer);
+        }
         let now = self.now();
-        let here = self.log.len();
-        let reply = self
-            .seat
-            .handle_claim(now, epoch, from.max(transcript.len()));
+        let reply = self.seat.handle_claim(now, epoch, transcript.len());
+        // A move that this ends is over before anything else begins.
+        while let Some(action) = self.seat.poll_action() {
+            self.act_once(action).await;
+        }
         if let ClaimReply::Granted(epoch) = reply {
-            let missing: Vec<TokenId> = transcript.into_iter().skip(here).collect();
-            self.log
-                .extend(missing.iter().copied().map(without_probability));
-            if let Some(local) = self.local.as_ref().filter(|_| self.arrival.is_some()) {
-                local.mover().extend(missing);
-            }
+            self.has_left = false;
+            self.log.reopen();
+            self.adopt(&transcript);
             self.log.stands(Standing::Here(epoch));
-            let is_arriving = self.arrival.is_some() && self.local.is_some();
-            if self.seat.owned().is_some() && !self.runs && !is_arriving && !self.log.has_ended() {
+            if self.arrival.is_none() && !self.runs && !self.log.has_ended() {
                 self.resume().await;
             }
         }
         let moved = match self.log.standing() {
             Standing::Moved(moved) => Some(moved),
-            Standing::Here(_) | Standing::Broken => None,
+            Standing::Coming(_) | Standing::Here(_) | Standing::Broken => None,
         };
-        (reply, moved)
+        Ok((reply, moved))
+    }
+
+    /// What the reader has is the answer, whatever is here.
+    fn adopt(&mut self, transcript: &[TokenId]) {
+        if self.log.begins_with(transcript) {
+            return;
+        }
+        if self.log.begins(transcript) && !self.log.has_ended() {
+            let missing = &transcript[self.log.len()..];
+            self.log.extend(missing.iter().copied().map(bare));
+            if let Some(local) = self.local.as_ref().filter(|_| self.arrival.is_some()) {
+                local.mover().extend(missing.to_vec());
+                return;
+            }
+            if !self.runs {
+                return;
+            }
+        } else {
+            self.log.replace(transcript.iter().copied().map(bare));
+            self.seat.handle_other_answer(transcript.len());
+        }
+        // What was computed here goes on from another token.
+        self.local = None;
+        self.arrival = None;
+        self.runs = false;
     }
 
     /// Generates here from the answer so far.
     pub(super) async fn resume(&mut self) {
-        if let Some(departure) = &mut self.departure {
-            departure.fail(MoveError::Silent);
-        }
         let answered = self.log.tokens(0);
         if let Some(mover) = self.local.as_ref().map(Tokens::mover)
             && let Some(progress) = mover.progress().await
+            && let Some(new) =
+                answered.get(progress.token_count.saturating_sub(self.facts.prompt.len())..)
         {
-            let known = progress.token_count.saturating_sub(self.facts.prompt.len());
-            mover.extend(answered[known.min(answered.len())..].to_vec());
+            mover.extend(new.to_vec());
             mover.release();
             self.runs = true;
             return;
