@@ -142,6 +142,12 @@ impl Shard {
     }
 
     /// The blocks of every layer, for whoever needs all heads.
+    pub(crate) fn kv_of_layers(&self) -> impl Iterator<Item = &KvBlocks> {
+        let layers = self.layers.iter();
+        layers.filter_map(|layer| Some(&layer.attention.as_ref()?.kv))
+    }
+
+    /// The same, to write.
     pub(crate) fn all_kv(&mut self) -> impl Iterator<Item = &mut KvBlocks> {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| Some(&mut layer.attention.as_mut()?.kv))

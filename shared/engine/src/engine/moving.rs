@@ -82,7 +82,7 @@ impl Engine {
 
     /// Keys and values of private tokens that are computed; fewer than asked for if not all are, and
     /// `None` if none is.
-    pub fn take_out(&mut self, id: SequenceId, tokens: Range<usize>) -> Option<KvChunk> {
+    pub fn take_out(&self, id: SequenceId, tokens: Range<usize>) -> Option<KvChunk> {
         if !self.shard.is_whole() {
             // Not worth collecting from several devices: they are computed again where they go.
             return None;
@@ -98,7 +98,7 @@ impl Engine {
         let blocks = &table.blocks()[first..end.div_ceil(block_len)];
         let blocks: Vec<usize> = blocks.iter().map(|block| block.as_usize()).collect();
         let skipped = tokens.start - first * block_len;
-        let layers = self.shard.all_kv().map(|kv| {
+        let layers = self.shard.kv_of_layers().map(|kv| {
             let view = kv.gather(&blocks, end - first * block_len);
             let of_tokens = |tensor: Tensor<3>| tensor.narrow(1, skipped, tokens.len());
             KvView {

@@ -240,7 +240,7 @@ fn what_is_wiped_is_zero() {
     let other = engine.submit(generation(&model, 9, 1)).unwrap();
     let id = engine.submit(generation(&model, 20, 0)).unwrap();
     next(&mut engine, id);
-    let keys = |engine: &mut Engine, id| {
+    let keys = |engine: &Engine, id| {
         let chunk = engine.take_out(id, 0..usize::MAX).unwrap();
         chunk.layers[1]
             .keys
@@ -249,11 +249,11 @@ fn what_is_wiped_is_zero() {
             .try_to_vec::<f32>()
             .unwrap()
     };
-    let before = keys(&mut engine, other);
-    assert!(keys(&mut engine, id).iter().any(|number| *number != 0.0));
+    let before = keys(&engine, other);
+    assert!(keys(&engine, id).iter().any(|number| *number != 0.0));
     engine.wipe(id);
-    assert!(keys(&mut engine, id).iter().all(|number| *number == 0.0));
-    assert_eq!(keys(&mut engine, other), before);
+    assert!(keys(&engine, id).iter().all(|number| *number == 0.0));
+    assert_eq!(keys(&engine, other), before);
 }
 
 #[test]
