@@ -89,7 +89,13 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
                 nodes.answer(args)?;
             }
             let samples = (0..args.rounds).map(|_| {
+                let before = nodes.predictions()?;
                 let answer = nodes.answer(args)?;
+                let after = nodes.predictions()?;
+                ensure!(
+                    after.1 > before.1,
+                    "nothing was planned meanwhile: give more --tokens than --plan-every"
+                );
                 let expected = expected.get_or_insert_with(|| answer.tokens.clone());
                 ensure!(
                     answer.tokens == *expected,
@@ -97,7 +103,7 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
                 );
                 Ok(Sample {
                     token_ms: answer.token_ms,
-                    predicted_ms: nodes.predicted_ms()?,
+                    predicted_ms: (after.0 - before.0) / (after.1 - before.1),
                 })
             });
             let samples = samples.collect::<Result<Vec<_>>>()?;

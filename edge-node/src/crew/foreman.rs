@@ -14,7 +14,7 @@ use edgeprompt_placement::{
     decide, exact, real, step_seconds,
 };
 use edgeprompt_telemetry::names;
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 
 use crate::crew::gate::Newcomer;
 use crate::crew::measures::Smoothed;
@@ -175,7 +175,7 @@ impl Foreman {
         let seconds =
             counts.and_then(|counts| step_seconds(&instance, counts, instance.workload().dataflow));
         if let Some(seconds) = seconds {
-            gauge!(names::EDGE_PLACEMENT_STEP_PREDICTED_SECONDS).set(seconds);
+            histogram!(names::EDGE_PLACEMENT_STEP_PREDICTED_SECONDS).record(seconds);
         }
     }
 

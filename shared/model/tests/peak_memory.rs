@@ -19,7 +19,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 /// The tensors of a small model are small beside names and module bookkeeping.
 const SLACK_BYTES: usize = 256 << 10;
 
-/// Columns to which the last panel of a matrix is filled up, unless that takes over an eighth more.
+/// Columns to which the last panel of a matrix is filled up, unless that takes more than as much again.
 const PANEL_WIDTH: usize = 64;
 
 /// Of all tensors as they are laid out on a processor.
@@ -30,7 +30,7 @@ fn tensor_bytes(config: &ModelConfig) -> usize {
     let matrix = |depth: usize, width: usize| {
         let filled = width.next_multiple_of(PANEL_WIDTH);
         depth
-            * if filled - width <= width / 8 {
+            * if filled - width <= width {
                 filled
             } else {
                 width

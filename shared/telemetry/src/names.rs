@@ -77,7 +77,7 @@ pub const EDGE_WORKERS: &str = "edge_workers";
 pub const EDGE_WORKERS_LOST_TOTAL: &str = "edge_workers_lost_total";
 /// Counter: placements of heads and slices that were brought about while generating.
 pub const EDGE_PLACEMENT_MIGRATIONS_TOTAL: &str = "edge_placement_migrations_total";
-/// Gauge: what a step takes with the placement in force, as the planner has it.
+/// Histogram: what a step takes with the placement in force, as the planner has it, at each plan.
 pub const EDGE_PLACEMENT_STEP_PREDICTED_SECONDS: &str = "edge_placement_step_predicted_seconds";
 /// Counter: bytes of weights, keys and values that changed their device.
 pub const EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL: &str = "edge_placement_migrated_bytes_total";
@@ -312,9 +312,10 @@ pub const METRICS: &[Metric] = &[
         "From a session's last token here to its first from the node it moved to.",
     ),
     gauge(EDGE_WORKERS, "Devices that others lend this edge now."),
-    gauge(
+    seconds(
         EDGE_PLACEMENT_STEP_PREDICTED_SECONDS,
-        "What a step takes with the placement in force, as the planner has it.",
+        INTER_TOKEN_LATENCY_BUCKETS,
+        "What a step takes with the placement in force, as the planner has it, at each plan.",
     ),
     counter(
         EDGE_WORKERS_LOST_TOTAL,

@@ -141,6 +141,9 @@ fn check_lost(lost: &Lost, text: &str, cause: &str) {
     );
 }
 
+/// How often a node that fails each time is asked: fewer times where each takes long.
+const TRIES: std::ops::RangeInclusive<usize> = 2..=4;
+
 #[tokio::test]
 async fn a_line_that_never_ends_is_not_collected() {
     let server = Server::start(|number| {
@@ -158,7 +161,7 @@ async fn a_line_that_never_ends_is_not_collected() {
         &text,
         "does not answer as an edge node does",
     );
-    assert_eq!(server.asked().len(), 4);
+    assert!(TRIES.contains(&server.asked().len()));
 }
 
 #[tokio::test]
@@ -166,7 +169,7 @@ async fn a_node_that_agrees_and_then_fails_is_not_asked_for_ever() {
     let server = Server::start(|_| stream("data: {\"error\":{\"message\":\"secret\"}}\n\n")).await;
     let (text, ended) = whole(session(&server).await).await;
     check_lost(&ended.unwrap_err(), &text, "ended before the answer did");
-    assert_eq!(server.asked().len(), 4);
+    assert!(TRIES.contains(&server.asked().len()));
 }
 
 #[tokio::test]

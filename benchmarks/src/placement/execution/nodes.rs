@@ -150,9 +150,11 @@ impl Nodes {
         })
     }
 
-    /// What a step takes with the placement in force, by the planner's model.
-    pub(super) fn predicted_ms(&self) -> Result<f64> {
-        Ok(self.metric("edge_placement_step_predicted_seconds")? * 1e3)
+    /// What the planner said at all plans so far: the sum in milliseconds, and how many.
+    pub(super) fn predictions(&self) -> Result<(f64, f64)> {
+        let sum = self.metric("edge_placement_step_predicted_seconds_sum")?;
+        let count = self.metric("edge_placement_step_predicted_seconds_count")?;
+        Ok((sum * 1e3, count))
     }
 
     pub(super) fn migrations(&self) -> Result<f64> {
