@@ -15,6 +15,9 @@ const PROMPT: &str = "A guest asks:\nWhat does the ruby plan cost?\n";
 /// Long enough that there is time to move.
 const LEN: u64 = 400;
 
+/// Tries to move a session that is not ready to.
+const LOOKS_MAX: usize = 10_000;
+
 pub(crate) fn edges(cluster: &Cluster, count: usize, more: &[&str]) -> Vec<Edge> {
     let names: Vec<String> = (0..count).map(|index| format!("edge-{index}")).collect();
     let start = |name: &String| {
@@ -71,12 +74,19 @@ pub(crate) fn text(body: &str) -> String {
 fn hand_over(from: &Edge, session: &str, to: &Edge) -> Option<Value> {
     let target = to.session_addr.clone().unwrap();
     let path = format!("/v1/sessions/{session}/handover");
-    let answer = from.post(&path, &json!({ "target": target }));
-    if answer.json()["error"]["code"] == "session_ended" {
-        return None;
+    // One that has just come may still wait for keys and values.
+    for _ in 0..LOOKS_MAX {
+        let answer = from.post(&path, &json!({ "target": target }));
+        match answer.json()["error"]["code"].as_str() {
+            Some("session_ended") => return None,
+            Some("session_busy") => {}
+            _ => {
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                return Some(answer.json());
+            }
+        }
     }
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    Some(answer.json())
+    panic!("a session stays busy");
 }
 
 /// Begins answers until one is moved before it ends: the model is small, and the machine may be busy.
