@@ -432,7 +432,11 @@ impl Engine {
         let chosen: Vec<usize> = (0..done.rows.len())
             .filter(|index| whole(&done.rows[*index]))
             .collect();
-        let logits = done.pass.logits(&self.model, &chosen);
+        let score = || done.pass.logits(&self.model, &chosen);
+        let logits = match &self.spread {
+            Some(spread) if spread.is_used() => spread.paced(score),
+            Some(_) | None => score(),
+        };
         for row in &done.rows {
             self.scheduler.computed(row.id);
         }

@@ -59,8 +59,9 @@ pub struct Spread {
     clock: Clock,
     pace: Pace,
     timings: BTreeMap<(Owner, Part), Timing>,
-    /// Tokens of the pass at hand, and the tokens that they see.
-    sizes: (usize, usize),
+    /// Tokens of the pass at hand, and the tokens that they see; nothing while prompts are in it: what is
+    /// planned for is a step of generation, and many tokens of one row take less time each.
+    sizes: Option<(usize, usize)>,
     /// Keys and values of some heads were lost with a hand-over that failed.
     is_stale: bool,
     events: Vec<SpreadEvent>,
@@ -79,7 +80,7 @@ impl Spread {
             clock,
             pace,
             timings: BTreeMap::new(),
-            sizes: (0, 0),
+            sizes: None,
             is_stale: false,
             events: Vec::new(),
         }
@@ -134,6 +135,14 @@ impl Spread {
         !self.workers.is_empty()
     }
 
+    /// Does what only the leader does, at its pace.
+    pub(crate) fn paced<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = (self.clock)();
+        let done = work();
+        (self.pace)((self.clock)().saturating_sub(began));
+        done
+    }
+
     fn turn(&mut self) -> u64 {
         self.turn += 1;
         self.turn
@@ -147,7 +156,7 @@ impl Spread {
         layer: LayerIndex,
         shard: &mut Shard,
     ) {
-        self.sizes = sizes(rows);
+        self.sizes = rows.iter().all(|row| row.len == 1).then(|| sizes(rows));
         if let Some(migration) = &mut self.migration {
             migration.wrote(rows, shard.shape().block_len);
         }
@@ -374,11 +383,11 @@ impl Spread {
         busy: Duration,
         away: Option<Duration>,
     ) {
-        let Some(jobs) = counts.get(&owner) else {
+        let (Some(jobs), Some(sizes)) = (counts.get(&owner), self.sizes) else {
             return;
         };
         let timing = self.timings.entry((owner, part)).or_default();
-        timing.add((*jobs, self.sizes), busy, away);
+        timing.add((*jobs, sizes), busy, away);
     }
 
     /// Layers in which a device has other jobs than in `goal`.
