@@ -68,6 +68,20 @@ pub(crate) fn attend_rows(
     }
 }
 
+/// The merge of two parts, as [`crate::merge`] defines it, in one pass over their numbers.
+pub(crate) fn merge(prefix: PartialAttention, suffix: PartialAttention) -> PartialAttention {
+    let (output, lse) = <Dispatch as CpuKernels>::merge(
+        prefix.output.into_dispatch(),
+        prefix.lse.into_tensor().into_dispatch(),
+        suffix.output.into_dispatch(),
+        suffix.lse.into_tensor().into_dispatch(),
+    );
+    PartialAttention {
+        output: Tensor::from_dispatch(output),
+        lse: LogSumExp::new(Tensor::from_dispatch(lse)),
+    }
+}
+
 /// Writes tokens to their places: in place if the pool has no other owner.
 pub(crate) fn write(pool: Tensor<4>, new: Tensor<3>, places: &Arc<[BlockPlace]>) -> Tensor<4> {
     let written = <Dispatch as CpuKernels>::write(
@@ -92,6 +106,13 @@ trait CpuKernels: Backend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         rows: Arc<[BlockRow]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    fn merge(
+        prefix_output: FloatTensor<Self>,
+        prefix_lse: FloatTensor<Self>,
+        suffix_output: FloatTensor<Self>,
+        suffix_lse: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     fn write(
@@ -140,7 +161,7 @@ impl CpuKernels for Flex {
         let shape = keys.layout().shape().clone();
         let (kv_heads, block_len) = (shape[1], shape[2]);
         let queries = Queries::new(&q, kv_heads);
-        let (keys, values) = (pool(&keys), pool(&values));
+        let (keys, values) = (whole(&keys), whole(&values));
         let dim = queries.head_dim;
         let of_row = |task: usize| {
             let (token, head) = (task / kv_heads, task % kv_heads);
@@ -165,6 +186,32 @@ impl CpuKernels for Flex {
         let work = token_count * queries.token_len();
         let parts = in_parallel(rows.len() * kv_heads, work, of_row);
         Answer::of_parts(&queries, parts)
+    }
+
+    fn merge(
+        prefix_output: CpuTensor,
+        prefix_lse: CpuTensor,
+        suffix_output: CpuTensor,
+        suffix_lse: CpuTensor,
+    ) -> (CpuTensor, CpuTensor) {
+        let shape = prefix_output.layout().shape().clone();
+        let dim = shape[2];
+        let parts = [prefix_output, prefix_lse, suffix_output, suffix_lse];
+        let parts = parts.map(|part| part.to_contiguous());
+        let [output, lse, suffix_output, suffix_lse] = parts.each_ref().map(whole);
+        let (mut output, mut lse) = (output.to_vec(), lse.to_vec());
+        let into = output.par_chunks_mut(dim).zip(&mut lse);
+        let from = suffix_output.par_chunks(dim).zip(suffix_lse);
+        into.zip(from)
+            .with_min_len(PARALLEL_MIN.div_ceil(dim))
+            .for_each(|((output, lse), (suffix, suffix_lse))| {
+                *lse = kernels::merge_into(output, *lse, (suffix, *suffix_lse))
+            });
+        let lse = TensorData::new(lse, [shape[0], shape[1]]);
+        (
+            CpuTensor::from_data(TensorData::new(output, shape)),
+            CpuTensor::from_data(lse),
+        )
     }
 
     fn write(mut pool: CpuTensor, new: CpuTensor, places: Arc<[BlockPlace]>) -> CpuTensor {
@@ -195,9 +242,9 @@ fn in_parallel<T: Send>(
     }
 }
 
-/// A pool of blocks, which is made whole and never cut.
-fn pool(tensor: &CpuTensor) -> &[f32] {
-    tensor.as_slice().expect("a pool is contiguous")
+/// Numbers of a tensor that is contiguous: a pool of blocks, which is never cut, or one made so.
+fn whole(tensor: &CpuTensor) -> &[f32] {
+    tensor.as_slice().expect("the tensor is contiguous")
 }
 
 /// Queries, scaled: `[token, q_head, head_dim]`.

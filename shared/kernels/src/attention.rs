@@ -155,6 +155,22 @@ pub fn merge_spans(queries: Queries<'_>, mut spans: Vec<HeadPart>) -> HeadPart {
     merged
 }
 
+/// Merges attention of a row over other keys into what it has: `O = α O + (1 − α) O'` with
+/// `α = e^{ℓ − ln(e^ℓ + e^ℓ')}`; the log-sum-exp over both, −∞ if it sees nothing of either.
+pub fn merge_into(output: &mut [f32], lse: f32, (other, other_lse): (&[f32], f32)) -> f32 {
+    let peak = lse.max(other_lse);
+    if peak == f32::NEG_INFINITY {
+        return peak;
+    }
+    let (weight, other_weight) = ((lse - peak).exp(), (other_lse - peak).exp());
+    let sum = weight + other_weight;
+    let (alpha, other_alpha) = (weight / sum, other_weight / sum);
+    for (out, other) in output.iter_mut().zip(other) {
+        *out = *out * alpha + other * other_alpha;
+    }
+    peak + sum.ln()
+}
+
 /// Adds the outputs of a row, weighted, to zeros; their log-sum-exp.
 fn merge_row(spans: &[HeadPart], row: usize, out: &mut [f32]) -> f32 {
     let of_row = spans.iter().map(|span| span.lse[row]);

@@ -13,7 +13,7 @@ mod gated;
 mod linear;
 mod tile;
 
-pub use attention::{Chunk, HeadPart, Queries, SPAN_LEN, attend_span, merge_spans};
+pub use attention::{Chunk, HeadPart, Queries, SPAN_LEN, attend_span, merge_into, merge_spans};
 pub use gated::gated;
 pub use linear::{PANEL_WIDTH, Panels, columns};
 pub use tile::PackedRows;
