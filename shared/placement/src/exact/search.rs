@@ -144,8 +144,13 @@ impl<'a> Search<'a> {
             self.fill_all(&bounds, &priced.prices);
             priced = self.raise(&bounds, solved);
         }
-        if self.is_open(priced.at_least) {
-            self.enumerate(&bounds, &priced);
+        if !self.is_open(priced.at_least) {
+            return;
+        }
+        // To list what is left to try is effort too.
+        match self.effort.is_spent() {
+            true => self.skipped = priced.at_least,
+            false => self.enumerate(&bounds, &priced),
         }
     }
 

@@ -56,6 +56,10 @@ pub(super) struct Solver<'a> {
     /// The caps that were last taken, and how many workers have each cap.
     caps: Vec<usize>,
     by_cap: Vec<usize>,
+    /// Jobs above the least counts.
+    open_jobs: usize,
+    /// Counts at hand, kept for their place in memory.
+    row: Vec<usize>,
     effort: &'a mut Effort,
 }
 
@@ -87,6 +91,8 @@ impl<'a> Solver<'a> {
             active: Vec::new(),
             caps: vec![0; prices.len()],
             by_cap: vec![0; model.job_count + 1],
+            open_jobs: model.job_count - bounds.least.iter().sum::<usize>(),
+            row: Vec::new(),
             effort,
         };
         for device in 0..prices.len() {
@@ -99,8 +105,9 @@ impl<'a> Solver<'a> {
             let by_speed = by_speed.total_cmp(&lanes[b.device].job_seconds);
             by_charge.then(by_speed)
         });
-        let (free, _) = solver.fill(&bounds.most);
-        solver.free = free;
+        let mut row = Vec::with_capacity(prices.len());
+        solver.free = solver.fill(&bounds.most, &mut row);
+        solver.row = row;
         solver
     }
 
@@ -130,11 +137,11 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// The cheapest counts below caps, however many workers they use, and their charges; infinite if
-    /// the caps leave jobs over.
-    fn fill(&self, caps: &[usize]) -> (f64, Vec<usize>) {
-        let mut row = self.bounds.least.clone();
-        let mut open = self.model.job_count - row.iter().sum::<usize>();
+    /// Makes `row` the cheapest counts below caps, however many workers they use; their charges,
+    /// infinite if the caps leave jobs over.
+    fn fill(&self, caps: &[usize], row: &mut Vec<usize>) -> f64 {
+        row.clone_from(&self.bounds.least);
+        let mut open = self.open_jobs;
         let mut charge = self.base;
         for segment in &self.segments {
             if open == 0 {
@@ -148,22 +155,26 @@ impl<'a> Solver<'a> {
             charge += taken as f64 * segment.job_charge;
         }
         match open {
-            0 => (charge, row),
-            _ => (f64::INFINITY, row),
+            0 => charge,
+            _ => f64::INFINITY,
         }
     }
 
     /// What has to be beaten.
     fn bar(&self) -> f64 {
         let best = self.best.as_ref().map_or(self.cutoff, |best| best.0);
-        best - TOLERANCE * best.abs()
+        match best.is_finite() {
+            true => best - TOLERANCE * best.abs(),
+            // Infinity less a share of it is no number.
+            false => best,
+        }
     }
 
-    fn offer(&mut self, row: Vec<usize>) {
+    fn offer(&mut self, row: &[usize]) {
         let charges = (0..row.len()).map(|device| self.charge(device, row[device]));
-        let seconds = self.model.time(&row) + charges.sum::<f64>();
+        let seconds = self.model.time(row) + charges.sum::<f64>();
         if seconds < self.best.as_ref().map_or(self.cutoff, |best| best.0) {
-            self.best = Some((seconds, row));
+            self.best = Some((seconds, row.to_vec()));
         }
     }
 
@@ -210,7 +221,7 @@ impl<'a> Solver<'a> {
         };
         let is_whole = before.iter().sum::<usize>() == self.model.job_count;
         if is_whole && before.iter().enumerate().all(within) {
-            self.offer(before.to_vec());
+            self.offer(before);
         }
     }
 
@@ -282,23 +293,29 @@ impl<'a> Solver<'a> {
     }
 
     fn explore(&mut self, worker_count: usize) {
+        if self.effort.is_spent() && self.best.is_some() {
+            self.skipped = self.skipped.min(self.free);
+            return;
+        }
         let devices = self.prices.len();
-        self.overheads = match self.model.messages {
-            Messages::ByWorker => (0..devices)
-                .map(|index| overhead_seconds(&self.model.lanes, index, worker_count))
-                .collect(),
-            Messages::None => vec![0.0; devices],
+        self.overheads.clear();
+        let overhead = |index| match self.model.messages {
+            Messages::ByWorker => overhead_seconds(&self.model.lanes, index, worker_count),
+            Messages::None => 0.0,
         };
+        self.overheads.extend((0..devices).map(overhead));
         let longest = (0..devices).map(|index| self.finish(index, self.bounds.most[index]));
         let limit = longest.fold(0.0, f64::max).min(self.bar() - self.free);
         if limit < 0.0 {
             return;
         }
-        let matters = |index: &usize| {
+        let mut active = std::mem::take(&mut self.active);
+        active.clear();
+        active.extend((0..devices).filter(|index| {
             let least = self.bounds.least[*index];
             *index == 0 || least > 0 || self.finish(*index, 1) <= limit
-        };
-        self.active = (0..devices).filter(matters).collect();
+        }));
+        self.active = active;
         self.caps.fill(0);
         if !self.reaches(worker_count, limit) {
             return;
@@ -354,7 +371,10 @@ impl<'a> Solver<'a> {
         let caps: Vec<_> = (0..self.prices.len())
             .map(|index| self.cap(index, shortest))
             .collect();
-        if self.fill(&caps).0 <= self.free {
+        let mut row = std::mem::take(&mut self.row);
+        let charge = self.fill(&caps, &mut row);
+        self.row = row;
+        if charge <= self.free {
             return times;
         }
         for (index, cap) in caps.iter().enumerate() {
@@ -394,14 +414,17 @@ impl<'a> Solver<'a> {
         if !self.reaches(worker_count, *last) {
             return;
         }
-        let (charge, row) = self.fill(&self.caps);
+        let mut row = std::mem::take(&mut self.row);
+        let charge = self.fill(&self.caps, &mut row);
         self.effort.spend(self.segments.len());
-        if first + charge >= self.bar() {
-            return;
-        }
+        let is_open = first + charge < self.bar();
         let is_allowed = workers(&row) <= worker_count || self.model.messages == Messages::None;
-        if is_allowed {
-            self.offer(row);
+        if is_open && is_allowed {
+            self.offer(&row);
+        }
+        self.row = row;
+        if !is_open {
+            return;
         }
         match times {
             [_] if is_allowed => {}
@@ -419,12 +442,13 @@ impl<'a> Solver<'a> {
 
     /// One time, with the rule on workers.
     fn decide(&mut self, worker_count: usize, time: f64, caps: &[usize]) {
-        let bound = time + self.fill(caps).0;
+        let mut row = std::mem::take(&mut self.row);
+        let bound = time + self.fill(caps, &mut row);
         let widest = self.widest(worker_count, caps);
-        let (charge, row) = self.fill(&widest);
-        if charge.is_finite() {
-            self.offer(row);
+        if self.fill(&widest, &mut row).is_finite() {
+            self.offer(&row);
         }
+        self.row = row;
         if bound >= self.bar() {
             return;
         }
@@ -437,7 +461,7 @@ impl<'a> Solver<'a> {
         let charge = |device, count| self.charge(device, count);
         let jobs = (&self.bounds.least[..], caps, self.model.job_count);
         if let Some(row) = cheapest(jobs, worker_count, charge) {
-            self.offer(row);
+            self.offer(&row);
         }
     }
 
