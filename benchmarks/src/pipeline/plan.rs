@@ -9,7 +9,7 @@ use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::{LoadFormat, ModelArgs};
 use edgeprompt_model::ModelShape;
 use edgeprompt_testkit::emulator::{BitRate, DirectionProfile, EmulatedLink, Probability};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::messages::TokensSpec;
 use crate::result_dir::ResultDirArgs;
@@ -81,7 +81,7 @@ pub(crate) struct PipelineArgs {
 }
 
 /// Whether the cloud has computed a prompt before it is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CloudStore {
     /// Every request brings a prompt that the cloud has not seen.

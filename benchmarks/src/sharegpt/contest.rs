@@ -148,16 +148,30 @@ impl Contest {
         })
     }
 
+    /// Has the cloud compute the prompt, and keeps nothing of it: as if another edge had asked.
+    pub(super) fn have_it_computed(&self, network: Option<&Network<'_>>) -> Result<()> {
+        for arrival in self.fetch(network)? {
+            if let Arrival::Lost(loss) = arrival {
+                bail!("the cloud prompt is lost: {}", loss.detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, network: Option<&Network<'_>>) -> Result<Receiver<Arrival>> {
+        let network = network.context("the edge has no link to the cloud")?;
+        let prompt = PromptRef::Public(PublicPrompt::Tokens(self.cloud.clone()));
+        let fetched = CloudPrompt::fetch(network.uplink, &self.model, prompt);
+        Ok(network.runtime.block_on(fetched)?.arrivals)
+    }
+
     /// Asks for the cloud prompt, once, if the cloud computes it.
     fn ask_the_cloud(&mut self, network: Option<&Network<'_>>) -> Result<()> {
         if !self.mode.is_streamed() || self.is_asked {
             return Ok(());
         }
-        let network = network.context("the edge has no link to the cloud")?;
-        let prompt = PromptRef::Public(PublicPrompt::Tokens(self.cloud.clone()));
-        let fetched = CloudPrompt::fetch(network.uplink, &self.model, prompt);
-        let fetched = network.runtime.block_on(fetched)?;
-        self.expect(fetched.arrivals)
+        let arrivals = self.fetch(network)?;
+        self.expect(arrivals)
     }
 
     /// Begins to take layers; waits for all of them if they are to be concatenated.

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use super::contest::{Contest, Network};
 use super::messages::{EdgeOrder, EdgeReply, Mode};
 use crate::children;
+use crate::pipeline::plan::CloudStore;
 
 /// Arguments of the edge process.
 #[derive(Args)]
@@ -43,6 +44,13 @@ pub(crate) fn run(args: &EdgeArgs) -> Result<()> {
 }
 
 impl Edge {
+    fn network(&self) -> Option<Network<'_>> {
+        self.uplink.as_ref().map(|uplink| Network {
+            runtime: &self.runtime,
+            uplink,
+        })
+    }
+
     fn obey(&mut self, order: EdgeOrder) -> Result<EdgeReply> {
         match order {
             EdgeOrder::Join { token, addr } => {
@@ -60,18 +68,18 @@ impl Edge {
             EdgeOrder::Open(setting) => {
                 self.contests.remove(&setting.mode);
                 let (contest, fill) = Contest::open(&self.model, &setting)?;
+                if setting.cloud_store == CloudStore::Warm && setting.mode.is_streamed() {
+                    contest.have_it_computed(self.network().as_ref())?;
+                }
                 self.contests.insert(setting.mode, contest);
                 let fill_s = fill.as_secs_f64();
                 Ok(EdgeReply::Opened { fill_s })
             }
             EdgeOrder::Answer { mode, requests } => {
-                let network = self.uplink.as_ref().map(|uplink| Network {
-                    runtime: &self.runtime,
-                    uplink,
-                });
-                let contest = self.contests.get_mut(&mode);
-                let contest = contest.context("the mode has no engine")?;
-                let answered = contest.answer(&requests, network.as_ref())?;
+                let contest = self.contests.remove(&mode);
+                let mut contest = contest.context("the mode has no engine")?;
+                let answered = contest.answer(&requests, self.network().as_ref())?;
+                self.contests.insert(mode, contest);
                 Ok(EdgeReply::Answered(answered))
             }
             EdgeOrder::Close => {

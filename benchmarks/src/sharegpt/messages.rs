@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::messages::TokensSpec;
+use crate::pipeline::plan::CloudStore;
 
 /// Where the cloud prompt's keys and values come from, and how they are read. Names as in the
 /// literature.
@@ -79,6 +80,8 @@ pub(crate) struct Setting {
     pub(crate) cloud: TokensSpec,
     /// When the edge computes it, in mode relay.
     pub(crate) relay_fill: RelayFill,
+    /// Whether the cloud has computed it before, in modes that stream.
+    pub(crate) cloud_store: CloudStore,
     /// Sequences at a time.
     pub(crate) max_num_seqs: usize,
     /// Tokens of a step.

@@ -114,6 +114,7 @@ impl Nodes {
                 true => RelayFill::Beforehand,
                 false => RelayFill::WithTheFirst,
             },
+            cloud_store: plan.cloud_store,
             max_num_seqs: plan.max_num_seqs,
             max_num_batched_tokens: plan.max_num_batched_tokens,
             private_len_max: plan.edge_len + lens.longest(),

@@ -14,6 +14,7 @@ use super::messages::{Mode, Request};
 use crate::arrivals::{Burstiness, RequestRate, arrivals};
 use crate::dataset::drawn;
 use crate::pipeline::messages::TokensSpec;
+use crate::pipeline::plan::CloudStore;
 use crate::result_dir::ResultDirArgs;
 use crate::scale::Scale;
 
@@ -52,7 +53,7 @@ pub(crate) struct ShareGptArgs {
         allow_hyphen_values = true
     )]
     pub(crate) request_rates: Vec<f64>,
-    /// Sequences at a time [default: a group's]
+    /// Sequences at a time [default: a group's; 32 with rates]
     #[arg(long, value_name = "N")]
     pub(crate) max_num_seqs: Option<NonZeroUsize>,
     /// Tokens of one step
@@ -70,6 +71,9 @@ pub(crate) struct ShareGptArgs {
     /// Device that the cloud computes on [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) cloud_device: Option<ComputeDevice>,
+    /// Whether the cloud has computed the prompt before it is asked for, for another edge perhaps
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) cloud_store: CloudStore,
     /// The link: lan, wifi, 5g, lte, 6g, or a file of lines of seconds and Mbit/s
     #[arg(long, value_name = "PROFILE", default_value = "lan")]
     pub(crate) link_profile: String,
@@ -87,6 +91,9 @@ pub(crate) struct ShareGptArgs {
 
 /// Shortest private prompt and answer that a scale leaves.
 const LEN_MIN: usize = 8;
+
+/// Sequences at a time where requests come as they please.
+const SEQS_WITH_RATES: usize = 32;
 
 /// Lengths of the cloud prompt: the paper's Fig. 3.
 const CLOUD_LENS: [usize; 6] = [64, 128, 256, 512, 1024, 2048];
@@ -110,6 +117,7 @@ pub(crate) struct Plan {
     pub(crate) max_num_batched_tokens: usize,
     pub(crate) edge_threads: u32,
     pub(crate) cloud_threads: u32,
+    pub(crate) cloud_store: CloudStore,
     pub(crate) link_profile: String,
     pub(crate) seed: u64,
     pub(crate) scale: Scale,
@@ -150,10 +158,11 @@ impl Plan {
             cloud_lens: cloud_lens(args),
             edge_len,
             request_rates: args.request_rates.clone(),
-            max_num_seqs: args.max_num_seqs.map_or(group_len, NonZeroUsize::get),
+            max_num_seqs: max_num_seqs(args, group_len),
             max_num_batched_tokens: args.max_num_batched_tokens.get(),
             edge_threads: args.edge_threads,
             cloud_threads: args.cloud_threads,
+            cloud_store: args.cloud_store,
             link_profile: args.link_profile.clone(),
             seed: args.seed,
             scale: args.scale,
@@ -178,12 +187,15 @@ impl Plan {
             .collect()
     }
 
-    /// All requests, as they come at a rate: the same in every mode.
+    /// All requests, as they come at a rate: the same in every mode. The first comes at once, and with
+    /// it whatever is computed only once: a start that nobody waits for would be free.
     pub(crate) fn arriving(&self, lens: &Lens, rate: f64) -> Vec<Request> {
         let rate = RequestRate::PerSecond(rate);
         let arrivals = arrivals(self.num_prompts, rate, Burstiness::Gamma(1.0), self.seed);
-        let requests = arrivals.iter().enumerate();
-        requests
+        let first = arrivals.first().copied().unwrap_or_default();
+        let since_first = arrivals.iter().map(|at| at.saturating_sub(first));
+        since_first
+            .enumerate()
             .map(|(index, at)| self.request(lens, index, at.as_secs_f64()))
             .collect()
     }
@@ -210,7 +222,7 @@ impl Plan {
         let scaled = self.scaled.iter().map(|scaled| format!("{scaled}\n"));
         format!(
             "{}{} requests, {} at a time, cloud prompts of {} tokens, private prompts of {} tokens, answers of {:.0} on average \
-             ({}), link {}, threads: cloud {}, edge {}\n",
+             ({}), link {}, threads: cloud {}, edge {}; the cloud has computed them before: {}\n",
             scaled.collect::<String>(),
             self.num_prompts,
             self.max_num_seqs,
@@ -221,7 +233,20 @@ impl Plan {
             self.link_profile,
             self.cloud_threads,
             self.edge_threads,
+            match self.cloud_store {
+                CloudStore::Cold => "no",
+                CloudStore::Warm => "yes",
+            },
         )
+    }
+}
+
+/// Sequences at a time: requests that come as they please wait for each other as little as in a server.
+fn max_num_seqs(args: &ShareGptArgs, group_len: usize) -> usize {
+    match (args.max_num_seqs, args.request_rates.is_empty()) {
+        (Some(given), _) => given.get(),
+        (None, true) => group_len,
+        (None, false) => SEQS_WITH_RATES,
     }
 }
 
@@ -259,6 +284,14 @@ mod tests {
         assert_eq!((plan.edge_len, plan.max_num_seqs), (512, 10));
         assert_eq!(plan.output_len(300), 300);
         assert_eq!(plan.scaled, None);
+    }
+
+    #[test]
+    fn requests_that_come_as_they_please_need_not_wait_for_one_another() {
+        let line = "--num-prompts 100 --request-rates 0.5";
+        assert_eq!(plan(line).unwrap().max_num_seqs, SEQS_WITH_RATES);
+        let given = format!("{line} --max-num-seqs 3");
+        assert_eq!(plan(&given).unwrap().max_num_seqs, 3);
     }
 
     #[test]
@@ -323,8 +356,10 @@ mod tests {
         assert_eq!(arriving.len(), 6);
         assert!(arriving.is_sorted_by(|a, b| a.arrival_s <= b.arrival_s));
         assert!(
-            (arriving[5].arrival_s - 3.0).abs() < 1e-6,
-            "the last comes at N/rate"
+            arriving[0].arrival_s.abs() < 1e-9,
+            "nothing is computed beforehand"
         );
+        // The last comes at N/rate, counted from where the first gap begins.
+        assert!((1.0..3.0).contains(&arriving[5].arrival_s));
     }
 }

@@ -11,6 +11,7 @@ use edgeprompt_transport::ReceivedLayer;
 
 use super::*;
 use crate::pipeline::messages::TokensSpec;
+use crate::pipeline::plan::CloudStore;
 
 /// Not a whole number of blocks.
 const CLOUD_LEN: usize = 37;
@@ -34,6 +35,7 @@ fn setting(mode: Mode, relay_fill: RelayFill) -> Setting {
         mode,
         cloud: tokens(0, CLOUD_LEN),
         relay_fill,
+        cloud_store: CloudStore::Cold,
         max_num_seqs: REQUEST_COUNT,
         max_num_batched_tokens: 64,
         private_len_max: 40,
