@@ -251,6 +251,7 @@ fn loss_of(error: &LayerStreamError) -> Loss {
             LayerProblem::Corrupt
             | LayerProblem::Truncated
             | LayerProblem::Overlong
+            | LayerProblem::Scattered
             | LayerProblem::Header(_)
             | LayerProblem::Trailer(_) => LossReason::Corrupt,
         },
@@ -293,6 +294,7 @@ fn read_all<R: Read + Seek>(
                 compute_end_us: 0,
                 send_start_us: 0,
             },
+            rebuilt_bytes: 0,
         };
         // There is room; nobody listens once the engine has computed the layers itself.
         let _ = sender.try_send(Arrival::Layer {

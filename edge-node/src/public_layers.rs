@@ -316,6 +316,9 @@ impl<'a> PublicLayers<'a> {
         let (first, last) = (received.first_byte_at, received.last_byte_at);
         let wire = Span::new(self.since_asked(first), self.since_asked(last));
         self.count_bytes(origin, received.kv.payload().len());
+        if received.rebuilt_bytes > 0 {
+            metrics::counter!(names::EDGE_KV_LAYERS_REBUILT_TOTAL).increment(1);
+        }
         let times = &mut self.timeline.layers[received.layer.as_usize()];
         if origin.is_remote() {
             times.wire = Some(wire);

@@ -27,6 +27,7 @@ fn layer(index: u32) -> Arrival {
                 compute_end_us: 0,
                 send_start_us: 0,
             },
+            rebuilt_bytes: 0,
         },
         received_by_cloud_at: now,
         origin: KvOrigin::Cloud,

@@ -23,6 +23,7 @@ pub(crate) fn begin() {
         names::EDGE_GENERATION_TOKENS_TOTAL,
         names::EDGE_KV_BYTES_TRANSFERRED_TOTAL,
         names::EDGE_KV_BYTES_SENT_TOTAL,
+        names::EDGE_KV_LAYERS_REBUILT_TOTAL,
         names::EDGE_HANDOVER_KV_BYTES_TOTAL,
         names::EDGE_PLACEMENT_MIGRATIONS_TOTAL,
         names::EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL,

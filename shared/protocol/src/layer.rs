@@ -268,8 +268,8 @@ const fn dtype_of(code: u8) -> Option<KvDtype> {
     }
 }
 
-/// The `N` bytes at `start`; a place outside the fixed layout is a bug in this file.
-fn field<const N: usize>(bytes: &[u8], start: usize) -> [u8; N] {
+/// The `N` bytes at `start`; a place outside the fixed layout is a bug of the caller.
+pub(crate) fn field<const N: usize>(bytes: &[u8], start: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&bytes[start..start + N]);
     field

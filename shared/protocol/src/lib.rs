@@ -5,12 +5,14 @@
 //!
 //! A control stream carries one framed [`CloudRequest`] and one framed [`CloudReply`] back
 //! ([`frame`], [`codec`]). Every layer travels on a unidirectional stream of its own: a
-//! [`LayerHeader`], the keys and values in their number format, a [`LayerTrailer`].
+//! [`LayerHeader`], the keys and values in their number format, a [`LayerTrailer`]; on a path that loses
+//! packets another may follow it with its parity ([`ParityHeader`]).
 
 pub mod codec;
 pub mod frame;
 mod invalid;
 mod layer;
+mod parity;
 mod peer;
 mod peer_kv;
 mod prompt;
@@ -23,6 +25,9 @@ pub use invalid::InvalidMessage;
 pub use layer::{
     HeaderError, HeaderMismatch, LAYER_HEADER_BYTES, LAYER_TRAILER_BYTES, LayerHeader,
     LayerTimings, LayerTrailer, TrailerError,
+};
+pub use parity::{
+    PARITY_HEADER_BYTES, PARITY_PLANE_COUNT, ParityHeader, ParityHeaderError, ParityMismatch,
 };
 pub use peer::{
     AnswerToken, LastToken, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews, Reading,

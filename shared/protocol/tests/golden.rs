@@ -6,7 +6,7 @@ use edgeprompt_kv::{
 use edgeprompt_protocol::codec::{decode_reply, decode_request, encode_to_cloud, encode_to_edge};
 use edgeprompt_protocol::{
     CloudReply, CloudRequest, Fetch, FetchId, KvSource, LayerHeader, LayerTimings, LayerTrailer,
-    Manifest, PromptEntry, PromptRef, PublicPrompt, PublicPromptProblem, Refusal,
+    Manifest, ParityHeader, PromptEntry, PromptRef, PublicPrompt, PublicPromptProblem, Refusal,
 };
 
 const MODEL: ModelDigest = ModelDigest::new([0x11; 32]);
@@ -198,4 +198,16 @@ fn a_layer_header_and_trailer() {
     let hex = format!("{digest} 0100000000000000 0201000000000000 0300000000000000");
     assert_eq!(to_hex(&trailer.encode()), strip(&hex));
     assert_eq!(LayerTrailer::decode(&trailer.encode()), Ok(trailer));
+}
+
+#[test]
+fn a_parity_header() {
+    let header = ParityHeader {
+        fetch: FetchId(7),
+        layer: LayerIndex(3),
+        strides: [258, 4096],
+    };
+    let hex = "45504b58 0200 0000 0700000000000000 03000000 02010000 00100000 00000000";
+    assert_eq!(to_hex(&header.encode()), strip(hex));
+    assert_eq!(ParityHeader::decode(&header.encode()), Ok(header));
 }

@@ -11,7 +11,8 @@ use edgeprompt_protocol::frame::MESSAGE_BYTES_MAX;
 use edgeprompt_protocol::{
     CloudReply, CloudRequest, Fetch, FetchId, HeaderError, HeaderMismatch, InvalidMessage,
     KvSource, LayerHeader, LayerTimings, LayerTrailer, Manifest, PROMPT_ENTRIES_MAX,
-    PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, PromptEntry, PromptRef, PublicPrompt, TrailerError,
+    PROMPT_TOKENS_MAX, PUBLIC_TEXT_BYTES_MAX, ParityHeader, ParityHeaderError, ParityMismatch,
+    PromptEntry, PromptRef, PublicPrompt, TrailerError,
 };
 use proptest::prelude::*;
 
@@ -224,6 +225,46 @@ fn a_number_format_that_nobody_knows_is_refused() {
         LayerHeader::decode(&header),
         Err(HeaderError::Dtype { code: 6 })
     );
+}
+
+#[test]
+fn a_parity_header_must_be_one_of_its_manifest() {
+    let manifest = manifest(vec![TokenId(1), TokenId(2)]);
+    let good = ParityHeader {
+        fetch: manifest.fetch,
+        layer: LayerIndex(3),
+        strides: [12, 300],
+    };
+    // 256 bytes of payload and 56 of trailer are protected.
+    assert_eq!(good.check_against(&manifest), Ok([12, 300]));
+    let refused = |header: ParityHeader| header.check_against(&manifest).unwrap_err();
+    for strides in [[0, 4], [4, 0], [13, 300], [u32::MAX, u32::MAX]] {
+        let expected = ParityMismatch::Strides {
+            strides,
+            protected_bytes: 312,
+        };
+        assert_eq!(refused(ParityHeader { strides, ..good }), expected);
+    }
+    let layer = LayerIndex(4);
+    assert_eq!(
+        refused(ParityHeader { layer, ..good }),
+        ParityMismatch::Layer { layer }
+    );
+    let fetch = FetchId(8);
+    assert_eq!(
+        refused(ParityHeader { fetch, ..good }),
+        ParityMismatch::Fetch { fetch }
+    );
+    let changed = |at: usize| {
+        let mut bytes = good.encode();
+        bytes[at] ^= 1;
+        ParityHeader::decode(&bytes).map(|_| ())
+    };
+    assert_eq!(changed(0), Err(ParityHeaderError::Magic));
+    assert_eq!(changed(4), Err(ParityHeaderError::Version { version: 3 }));
+    for reserved in [6, 7, 28, 31] {
+        assert_eq!(changed(reserved), Err(ParityHeaderError::Reserved));
+    }
 }
 
 #[test]

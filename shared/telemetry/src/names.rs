@@ -51,6 +51,8 @@ pub const EDGE_KV_XFER_TIME_SECONDS: &str = "edge_kv_xfer_time_seconds";
 pub const EDGE_KV_BYTES_TRANSFERRED_TOTAL: &str = "edge_kv_bytes_transferred_total";
 /// Counter: bytes of keys and values sent to neighbour edges, framing not included.
 pub const EDGE_KV_BYTES_SENT_TOTAL: &str = "edge_kv_bytes_sent_total";
+/// Counter: layers that lost packets on the way and were whole without them, thanks to their parity.
+pub const EDGE_KV_LAYERS_REBUILT_TOTAL: &str = "edge_kv_layers_rebuilt_total";
 /// Counter, by [`SOURCE`]: bytes of keys and values of cloud prompts that were brought into memory.
 pub const EDGE_KV_SOURCE_BYTES_TOTAL: &str = "edge_kv_source_bytes_total";
 /// Counter, by [`SOURCE`]: where cloud prompts were planned to come from, hybrid among them.
@@ -260,6 +262,11 @@ pub const METRICS: &[Metric] = &[
         EDGE_KV_BYTES_TRANSFERRED_TOTAL,
         Unit::Bytes,
         "Bytes of keys and values received, framing not included.",
+    ),
+    counter(
+        EDGE_KV_LAYERS_REBUILT_TOTAL,
+        Unit::Count,
+        "Layers that lost packets on the way and were whole without them, thanks to their parity.",
     ),
     counter(
         EDGE_KV_BYTES_SENT_TOTAL,

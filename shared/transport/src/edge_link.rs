@@ -14,7 +14,7 @@ use crate::config::{LinkEstimate, REQUEST_STREAMS_MAX, Timeouts};
 use crate::congestion::PathController;
 use crate::control::{self, CONTROL_PRIORITY, WriteMessageError};
 use crate::edge_count::EdgeSeat;
-use crate::layer_sender::LayerSender;
+use crate::layer_sender::{LayerSender, ParityUse};
 use crate::load::{Load, LoadGuard};
 use crate::path_memory::{PathKey, PathMemory};
 use crate::socket::LinkStats;
@@ -67,6 +67,7 @@ pub(crate) struct EdgeConnection {
     load: Load,
     pub(crate) memory: PathMemory,
     pub(crate) path: PathKey,
+    pub(crate) parity: Arc<ParityUse>,
     _places: LinkPlaces,
 }
 
@@ -113,6 +114,7 @@ impl EdgeLink {
             load,
             memory,
             path,
+            parity: Arc::default(),
             _places: places,
         };
         let link = Arc::new(link);

@@ -1,33 +1,29 @@
 //! Receives layer streams of one link and hands each layer to the fetch it belongs to. Knows
 //! fetches by number only; what is done with a layer is [`LayerStream`](crate::LayerStream)'s.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use edgeprompt_kv::{KvGeometry, LayerHasher, LayerIndex, LayerKv};
+use edgeprompt_kv::{KvGeometry, LayerIndex, LayerKv};
 use edgeprompt_protocol::{
-    FetchId, HeaderMismatch, LAYER_HEADER_BYTES, LAYER_TRAILER_BYTES, LayerHeader, LayerTrailer,
-    Manifest,
+    FetchId, HeaderMismatch, LAYER_HEADER_BYTES, LayerHeader, Manifest, ParityHeader,
 };
-use quinn::{Connection, ReadError, ReadExactError, RecvStream};
-use tokio::sync::{mpsc, watch};
+use quinn::{Connection, RecvStream};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::arrival_meter::ArrivalMeter;
-use crate::close::{LinkLost, StreamEnd};
+use crate::close::StreamEnd;
 use crate::cloud_link::{FETCHES_MAX, FetchError};
 use crate::config::{BitRate, Timeouts};
+use crate::layer_reader::{IncomingParity, LayerSource};
 use crate::layer_stream::{LayerFailure, LayerProblem, ReceivedLayer};
 
 /// Layers a fetch may have received and not yet handed on: all of them. Waiting here would leave
 /// unread bytes in the link's window and stall its other fetches; what this holds is bounded by
 /// the manifest that the edge agreed to.
 const LAYERS_QUEUED_MAX: usize = KvGeometry::LAYER_COUNT_MAX as usize;
-
-/// Bytes of a layer that are hashed at a time.
-const HASHED_BYTES_MIN: usize = 64 << 10;
 
 pub(crate) type LayerResult = Result<ReceivedLayer, LayerFailure>;
 
@@ -40,10 +36,10 @@ pub(crate) struct Routes {
 
 /// What the link's layers are measured with. Clones share it.
 #[derive(Clone, Default)]
-struct Arrivals(Arc<Mutex<ArrivalMeter>>);
+pub(crate) struct Arrivals(Arc<Mutex<ArrivalMeter>>);
 
 /// A layer that is arriving; dropping it ends it, whether it came or not.
-struct Arriving<'a>(&'a Arrivals);
+pub(crate) struct Arriving<'a>(&'a Arrivals);
 
 /// Where the layers of one fetch go.
 struct Route {
@@ -53,6 +49,14 @@ struct Route {
     claimed: Mutex<BTreeSet<LayerIndex>>,
     /// How many those are, for whoever wants to watch.
     begun: watch::Sender<usize>,
+    /// Between the tasks of a layer and of its parity, whichever comes first.
+    parities: Mutex<BTreeMap<LayerIndex, ParityDoor>>,
+}
+
+/// Both ends of the way of one layer's parity, until they are taken.
+struct ParityDoor {
+    sender: Option<oneshot::Sender<IncomingParity>>,
+    receiver: Option<oneshot::Receiver<IncomingParity>>,
 }
 
 /// A fetch's end of its route; dropping it closes the route.
@@ -95,6 +99,7 @@ impl Routes {
             layers: sender,
             claimed: Mutex::default(),
             begun: counting,
+            parities: Mutex::default(),
         };
         routes.insert(fetch, Arc::new(route));
         Ok(OpenRoute {
@@ -120,31 +125,63 @@ impl Routes {
     }
 
     async fn receive(self, mut stream: RecvStream, timeouts: Timeouts) {
-        if let Err(end) = self.route_stream(&mut stream, timeouts).await {
+        let mut bytes = [0; LAYER_HEADER_BYTES];
+        let read = timeout(timeouts.layer, stream.read_exact(&mut bytes)).await;
+        let ended = match read {
+            Ok(Ok(())) if ParityHeader::begins(&bytes) => {
+                self.route_parity(&bytes, stream, timeouts).await
+            }
+            Ok(Ok(())) => self
+                .route_layer(&bytes, &mut stream, timeouts)
+                .await
+                .map_err(|end| (end, stream)),
+            Ok(Err(_)) | Err(_) => Err((StreamEnd::Malformed, stream)),
+        };
+        if let Err((end, mut stream)) = ended {
             tracing::debug!(?end, "layer stream refused");
             // Fails if the stream is gone already.
             let _ = stream.stop(end.code());
         }
     }
 
-    /// Reads one stream; an error is a stream that belongs to no layer of any fetch.
-    async fn route_stream(
+    /// Hands a parity's stream to whoever reads its layer; an error is one that nobody reads.
+    async fn route_parity(
         &self,
+        header: &[u8; LAYER_HEADER_BYTES],
+        stream: RecvStream,
+        timeouts: Timeouts,
+    ) -> Result<(), (StreamEnd, RecvStream)> {
+        let door = async {
+            let header = ParityHeader::decode(header).map_err(|_| StreamEnd::Malformed)?;
+            let route = self.route_of(header.fetch)?;
+            let manifest = route.manifest(timeouts).await?;
+            let strides = header
+                .check_against(&manifest)
+                .map_err(|_| StreamEnd::Malformed)?;
+            let sender = route.parity_sender(header.layer);
+            Ok((sender.ok_or(StreamEnd::UnexpectedLayer)?, strides))
+        };
+        let (sender, strides) = match door.await {
+            Ok(door) => door,
+            Err(end) => return Err((end, stream)),
+        };
+        // Comes back if the layer has come without it.
+        let parity = IncomingParity { strides, stream };
+        sender
+            .send(parity)
+            .map_err(|parity| (StreamEnd::Cancelled, parity.stream))
+    }
+
+    /// Reads one layer's stream; an error is one that belongs to no layer of any fetch.
+    async fn route_layer(
+        &self,
+        header: &[u8; LAYER_HEADER_BYTES],
         stream: &mut RecvStream,
         timeouts: Timeouts,
     ) -> Result<(), StreamEnd> {
-        let mut bytes = [0; LAYER_HEADER_BYTES];
-        match timeout(timeouts.layer, stream.read_exact(&mut bytes)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(StreamEnd::Malformed),
-        }
         let first_byte_at = Instant::now();
-        let header = LayerHeader::decode(&bytes).map_err(|_| StreamEnd::Malformed)?;
-        let route = self
-            .lock()
-            .get(&header.fetch)
-            .cloned()
-            .ok_or(StreamEnd::UnknownFetch)?;
+        let header = LayerHeader::decode(header).map_err(|_| StreamEnd::Malformed)?;
+        let route = self.route_of(header.fetch)?;
         let manifest = route.manifest(timeouts).await?;
         let checked = header.check_against(&manifest);
         if let Err(HeaderMismatch::Layer { .. } | HeaderMismatch::Fetch { .. }) = checked {
@@ -156,32 +193,31 @@ impl Routes {
         }
         let received = async {
             let payload_bytes = checked.map_err(LayerProblem::Header)?;
-            let arriving = self.arrivals.begin();
+            let source = LayerSource {
+                stream,
+                parity: route.parity_receiver(layer),
+                arriving: self.arrivals.begin(),
+                patience: timeouts.layer,
+            };
             let hasher = header.hasher(&manifest.prompt);
-            let expected = (payload_bytes, hasher);
-            let (payload, trailer) = read_layer(stream, expected, &arriving, timeouts).await?;
+            let whole = source.read(payload_bytes, hasher).await?;
             let (geometry, token_count) = (&manifest.geometry, manifest.tokens.len());
-            let kv = LayerKv::new(payload, geometry, token_count, manifest.dtype)
+            let kv = LayerKv::new(whole.payload, geometry, token_count, manifest.dtype)
                 .expect("as many bytes were read as the manifest implies");
-            Ok((kv, trailer))
+            Ok(ReceivedLayer {
+                layer,
+                kv,
+                first_byte_at,
+                last_byte_at: Instant::now(),
+                timings: whole.trailer.timings,
+                rebuilt_bytes: whole.rebuilt_bytes,
+            })
         };
         let received = tokio::select! {
             received = received => received,
             () = route.layers.closed() => return Err(StreamEnd::Cancelled),
         };
-        let result = match received {
-            Ok((kv, trailer)) => {
-                let (timings, last_byte_at) = (trailer.timings, Instant::now());
-                Ok(ReceivedLayer {
-                    layer,
-                    kv,
-                    first_byte_at,
-                    last_byte_at,
-                    timings,
-                })
-            }
-            Err(problem) => Err(LayerFailure { layer, problem }),
-        };
+        let result = received.map_err(|problem| LayerFailure { layer, problem });
         let ended = if result.is_ok() {
             Ok(())
         } else {
@@ -190,6 +226,11 @@ impl Routes {
         // Full is impossible, for claims are bounded; closed means that nobody wants the layer.
         let _ = route.layers.try_send(result);
         ended
+    }
+
+    fn route_of(&self, fetch: FetchId) -> Result<Arc<Route>, StreamEnd> {
+        let route = self.lock().get(&fetch).cloned();
+        route.ok_or(StreamEnd::UnknownFetch)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<FetchId, Arc<Route>>> {
@@ -209,7 +250,8 @@ impl Arrivals {
 }
 
 impl Arriving<'_> {
-    fn count(&self, bytes: usize) {
+    /// So many bytes of it have come.
+    pub(crate) fn count(&self, bytes: usize) {
         self.0.lock().count(Instant::now(), bytes);
     }
 }
@@ -242,67 +284,26 @@ impl Route {
         self.begun.send_replace(claimed.len());
         new
     }
-}
+    /// The way to the task of a layer; `None` for a second parity.
+    fn parity_sender(&self, layer: LayerIndex) -> Option<oneshot::Sender<IncomingParity>> {
+        self.at_door(layer, |door| door.sender.take())
+    }
 
-/// Reads payload and trailer, hashing as the bytes come.
-async fn read_layer(
-    stream: &mut RecvStream,
-    (payload_bytes, mut hasher): (usize, LayerHasher),
-    arriving: &Arriving<'_>,
-    timeouts: Timeouts,
-) -> Result<(Bytes, LayerTrailer), LayerProblem> {
-    let stalled = |_| LayerProblem::Stalled;
-    let mut payload = BytesMut::zeroed(payload_bytes);
-    let (mut filled, mut hashed) = (0, 0);
-    while filled < payload_bytes {
-        // One read takes all that has arrived: packet by packet, timers and locks would cost more
-        // than the bytes.
-        let reading = stream.read(&mut payload[filled..]);
-        let read = timeout(timeouts.layer, reading).await.map_err(stalled)??;
-        let byte_count = read.ok_or(LayerProblem::Truncated)?;
-        arriving.count(byte_count);
-        filled += byte_count;
-        // Less at a time would leave most of the hash's lanes empty.
-        if filled - hashed >= HASHED_BYTES_MIN {
-            hasher.update(&payload[hashed..filled]);
-            hashed = filled;
-        }
+    /// The way from the task of a layer's parity. A layer is claimed once, so it is there.
+    fn parity_receiver(&self, layer: LayerIndex) -> oneshot::Receiver<IncomingParity> {
+        let receiver = self.at_door(layer, |door| door.receiver.take());
+        receiver.unwrap_or_else(|| oneshot::channel().1)
     }
-    hasher.update(&payload[hashed..]);
-    let mut bytes = [0; LAYER_TRAILER_BYTES];
-    timeout(timeouts.layer, stream.read_exact(&mut bytes))
-        .await
-        .map_err(stalled)??;
-    let end = timeout(timeouts.layer, stream.read_chunk(1, true))
-        .await
-        .map_err(stalled)??;
-    if end.is_some() {
-        return Err(LayerProblem::Overlong);
-    }
-    let trailer = LayerTrailer::decode(&bytes)?;
-    if hasher.finish() != trailer.digest {
-        return Err(LayerProblem::Corrupt);
-    }
-    Ok((payload.freeze(), trailer))
-}
 
-impl From<ReadExactError> for LayerProblem {
-    fn from(error: ReadExactError) -> Self {
-        match error {
-            ReadExactError::FinishedEarly(_) => Self::Truncated,
-            ReadExactError::ReadError(error) => error.into(),
-        }
-    }
-}
-
-impl From<ReadError> for LayerProblem {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::ConnectionLost(error) => Self::Lost(LinkLost::from(error)),
-            ReadError::Reset(_)
-            | ReadError::ClosedStream
-            | ReadError::IllegalOrderedRead
-            | ReadError::ZeroRttRejected => Self::Truncated,
-        }
+    /// Only layers of the manifest have a door.
+    fn at_door<T>(&self, layer: LayerIndex, take: impl FnOnce(&mut ParityDoor) -> T) -> T {
+        let mut doors = self.parities.lock().unwrap_or_else(PoisonError::into_inner);
+        take(doors.entry(layer).or_insert_with(|| {
+            let (sender, receiver) = oneshot::channel();
+            ParityDoor {
+                sender: Some(sender),
+                receiver: Some(receiver),
+            }
+        }))
     }
 }

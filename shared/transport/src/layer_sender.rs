@@ -3,6 +3,7 @@
 
 #[cfg(feature = "fault-injection")]
 pub(crate) mod damage;
+pub(crate) mod protection;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use tokio::time::timeout;
 use crate::close::{LinkLost, StreamEnd};
 use crate::edge_link::EdgeConnection;
 use crate::load::LoadGuard;
+
+pub(crate) use protection::ParityUse;
 
 /// Bytes handed to the transport at a time: a reader that stalls is noticed between two of them.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -78,7 +81,7 @@ impl From<WriteError> for SendLayerError {
 /// A layer that is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentLayer {
-    /// Bytes of its stream: header, payload and trailer.
+    /// Bytes of its stream: header, payload and trailer, without a parity that may have followed.
     pub sent_bytes: u64,
     /// The times the edge is told.
     pub timings: LayerTimings,
@@ -236,8 +239,9 @@ impl LayerSender {
         )
         .await;
         match written {
-            Ok(sent_bytes) => {
+            Ok((sent_bytes, trailer)) => {
                 self.progress().streams.push(stream);
+                self.protect(header, payload, &trailer).await;
                 Ok(SentLayer {
                     sent_bytes,
                     timings,
@@ -295,11 +299,9 @@ async fn write_layer(
     (header, prompt): (LayerHeader, PromptId),
     payload: &Bytes,
     (timings, patience): (LayerTimings, Duration),
-) -> Result<u64, SendLayerError> {
-    // Zero or below; `layer` is under `KvGeometry::LAYER_COUNT_MAX` in a checked manifest.
-    let priority = -i32::try_from(header.layer.0).unwrap_or(i32::MAX);
+) -> Result<(u64, LayerTrailer), SendLayerError> {
     stream
-        .set_priority(priority)
+        .set_priority(protection::layer_priority(header.layer))
         .map_err(|_| SendLayerError::Withdrawn)?;
     let mut sent_bytes = 0;
     let mut write = async |chunk: Bytes| {
@@ -322,5 +324,5 @@ async fn write_layer(
     let trailer = LayerTrailer { digest, timings };
     write(Bytes::copy_from_slice(&trailer.encode())).await?;
     stream.finish().map_err(|_| SendLayerError::Withdrawn)?;
-    Ok(sent_bytes)
+    Ok((sent_bytes, trailer))
 }

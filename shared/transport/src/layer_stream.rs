@@ -27,6 +27,9 @@ pub struct ReceivedLayer {
     pub last_byte_at: Instant,
     /// When the cloud worked on it, since the cloud received the fetch.
     pub timings: LayerTimings,
+    /// Bytes that packets lost on the way would have brought, rebuilt from the layer's parity instead
+    /// of waited for.
+    pub rebuilt_bytes: usize,
 }
 
 /// A layer that came and is not usable; the others are not affected.
@@ -51,6 +54,9 @@ pub enum LayerProblem {
     /// Its stream goes on after its trailer.
     #[error("bytes follow its trailer")]
     Overlong,
+    /// It comes in far more pieces than packets that a path loses make of it.
+    #[error("it came in too many pieces")]
+    Scattered,
     /// It stopped coming.
     #[error("it made no progress in time")]
     Stalled,

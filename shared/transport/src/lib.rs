@@ -23,10 +23,12 @@ mod edge_identity;
 mod edge_link;
 mod enrolment;
 mod identity_file;
+mod layer_reader;
 mod layer_router;
 mod layer_sender;
 mod layer_stream;
 mod load;
+mod parity;
 mod path_memory;
 mod peer_link;
 #[cfg(feature = "bench")]

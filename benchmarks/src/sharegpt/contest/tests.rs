@@ -67,6 +67,7 @@ fn sent(model: &Model, cloud: &[TokenId]) -> Receiver<Arrival> {
                 compute_end_us: 0,
                 send_start_us: 0,
             },
+            rebuilt_bytes: 0,
         };
         let arrival = Arrival::Layer {
             received,

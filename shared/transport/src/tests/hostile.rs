@@ -16,17 +16,17 @@ use crate::{
 };
 
 /// A fetch whose cloud sends raw streams.
-struct Rogue {
-    stream: LayerStream,
-    link: EdgeLink,
-    manifest: Manifest,
+pub(super) struct Rogue {
+    pub(super) stream: LayerStream,
+    pub(super) link: EdgeLink,
+    pub(super) manifest: Manifest,
     _sender: LayerSender,
     _edge: EdgeEndpoint,
     _domain: Domain,
 }
 
 impl Rogue {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let mut domain = Domain::start();
         let edge = EdgeEndpoint::bind(any_port(), &domain.join(), config()).unwrap();
         let edge_end = edge.connect(domain.addr).await.unwrap();
@@ -47,7 +47,7 @@ impl Rogue {
     }
 
     /// Sends `bytes` as one stream; returns the code it was stopped with, if it was.
-    async fn send(&self, bytes: Vec<u8>) -> Option<VarInt> {
+    pub(super) async fn send(&self, bytes: Vec<u8>) -> Option<VarInt> {
         let mut stream = self.link.link.connection.open_uni().await.unwrap();
         stream.write_chunk(Bytes::from(bytes)).await.unwrap();
         stream.finish().unwrap();
@@ -55,7 +55,7 @@ impl Rogue {
     }
 
     /// The honest stream of a layer.
-    fn layer(&self, layer: u32) -> Vec<u8> {
+    pub(super) fn layer(&self, layer: u32) -> Vec<u8> {
         let kv = layer_of(&self.manifest, LayerIndex(layer));
         let header = LayerHeader::of(&self.manifest, LayerIndex(layer));
         let trailer = LayerTrailer {
@@ -65,7 +65,7 @@ impl Rogue {
         [&header.encode()[..], kv.payload(), &trailer.encode()].concat()
     }
 
-    async fn problem(&mut self, layer: u32) -> LayerProblem {
+    pub(super) async fn problem(&mut self, layer: u32) -> LayerProblem {
         let error = self.stream.next_layer().await.unwrap_err();
         assert!(!error.is_final());
         let LayerStreamError::Layer(failure) = error else {
