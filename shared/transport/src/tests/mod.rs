@@ -8,6 +8,7 @@ mod hostile;
 mod identities;
 mod memory;
 mod neighbours;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
