@@ -84,6 +84,50 @@ fn a_trace_that_is_none_is_refused_before_anything_is_computed() {
     }
 }
 
+#[test]
+fn moves_beside_the_radios_own_are_told_with_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, trace) = (dir.path().join("radio.csv"), dir.path().join("trace"));
+    let rows = "HO,MR,RCH,Type,Tech\n0.02,0.05,0.01,PCell,LTE\n0.02,,0.01,PCell,LTE\n\
+        0.03,0.06,0.02,SCG Rel.,NSA\n0.03,0.06,0.02,SCG Add.,NSA\n0.05,0.07,0.01,MCG,SA\n";
+    std::fs::write(&file, rows).unwrap();
+    std::fs::write(&trace, "0 300\n1 900\n").unwrap();
+    let (file, trace) = (file.to_str().unwrap(), trace.to_str().unwrap());
+    let output = simulate(
+        dir.path(),
+        &["--radio-handovers", file, "--link-trace", trace],
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        errors.contains("4 procedures of the radio; 1 rows lack a time"),
+        "{errors}"
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("radio alone") && text.contains("5G NSA"),
+        "{text}"
+    );
+    let json = std::fs::read_to_string(dir.path().join("handover-simulation.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let found = json["beside_radio"].as_array().unwrap();
+    assert_eq!(
+        found.len(),
+        6,
+        "three kinds, over the paper's backhaul and the trace"
+    );
+    assert_eq!(found[2]["change"], "5G NSA");
+    assert!((found[2]["radio_s"].as_f64().unwrap() - 0.1).abs() < 1e-9);
+    assert!(dir.path().join("handover-simulation-radio.svg").exists());
+
+    let output = simulate(dir.path(), &["--radio-handovers", trace]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && errors.contains("no column is named"),
+        "{errors}"
+    );
+}
+
 /// Real nodes, links that lose packets, and edges that are killed. Which moves and kills meet is up to
 /// the machine; what may come of them is not.
 #[test]

@@ -1,6 +1,8 @@
 //! `benchmarks handover simulate`: the scenario of ctHO (arXiv 2603.28018), its figures, and what goes
 //! beyond them, by the planner that nodes use. Nothing is sent; only the planner's own cost is measured.
 
+mod base_stations;
+mod beside_radio;
 mod claims;
 mod optima;
 mod planner_cost;
@@ -42,6 +44,10 @@ pub(crate) struct SimulationArgs {
     /// File of lines of seconds and Mbit/s, to use as the link as well; may be given several times
     #[arg(long = "link-trace", value_name = "FILE")]
     link_traces: Vec<PathBuf>,
+    /// Measured handovers of the radio, to move sessions beside: HO-Duration_Combined.csv of the artefact
+    /// of SIGCOMM 2022's "Vivisecting Mobility Management in 5G Cellular Networks"
+    #[arg(long, value_name = "FILE")]
+    radio_handovers: Option<PathBuf>,
     /// Seed of the scenarios
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -56,6 +62,8 @@ pub(crate) struct SimulationArgs {
 pub(crate) fn run(args: &SimulationArgs) -> Result<()> {
     let (dir, provenance) = (args.results.open()?, Provenance::gather()?);
     let traces = traces::read(&args.link_traces)?;
+    let stations = args.radio_handovers.as_deref().map(base_stations::read);
+    let stations = stations.transpose()?;
     let draws = Draws {
         seed: args.seed,
         count: args.draws.get(),
@@ -70,6 +78,15 @@ pub(crate) fn run(args: &SimulationArgs) -> Result<()> {
     let foreseen = optima::foreseen(&draws)?;
     eprintln!("streaming after a handover and without one");
     let streaming = radio::run(&draws)?;
+    let beside_radio = match &stations {
+        Some(stations) => {
+            let (usable, not) = (stations.changes.iter(), stations.unusable_count);
+            let usable: usize = usable.map(base_stations::Changes::count).sum();
+            eprintln!("{usable} procedures of the radio; {not} rows lack a time");
+            beside_radio::run(stations, &traces, &draws)?
+        }
+        None => Vec::new(),
+    };
     let traces = traces.iter().map(|trace| {
         eprintln!("the link of {}", trace.name());
         trace.run(&draws)
@@ -87,6 +104,7 @@ pub(crate) fn run(args: &SimulationArgs) -> Result<()> {
         optimum_where_known: foreseen,
         streaming,
         traces,
+        beside_radio,
         planner,
     };
     print!("{}", report.text());

@@ -248,14 +248,12 @@ impl Worker {
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
+        let mut step_took = Duration::ZERO;
         loop {
-            loop {
-                match commands.try_recv() {
-                    Ok(command) => self.obey(command),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
-                }
+            if let Err(Hungup) = self.obey_waiting(commands, step_took) {
+                return;
             }
+            let began_at = Instant::now();
             self.gauge();
             let expected = &self.expected;
             let mut watch = StepWatch::begin();
@@ -265,6 +263,7 @@ impl Worker {
             };
             let stepped = self.engine.step_told(&mut record);
             self.tally.step_times().note(&watch);
+            step_took = began_at.elapsed();
             let token_count = stepped.as_ref().map_or(0, Vec::len);
             if let Some(foreman) = &mut self.foreman {
                 foreman.after_step(&mut self.engine, token_count);
@@ -277,6 +276,32 @@ impl Worker {
                     Ok(None) => {}
                     Err(Hungup) => return,
                 },
+            }
+        }
+    }
+
+    /// Does what waits. What copies keys and values goes on for as long as the step before took, and once
+    /// at least: whoever copies asks again at once, and those who generate here would wait for all of it.
+    fn obey_waiting(
+        &mut self,
+        commands: &Receiver<Command>,
+        copying_max: Duration,
+    ) -> Result<(), Hungup> {
+        let mut copying = Duration::ZERO;
+        loop {
+            let command = match commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(Hungup),
+            };
+            let copies = matches!(&command, Command::Moving(_, moving) if moving.copies());
+            let began_at = Instant::now();
+            self.obey(command);
+            if copies {
+                copying += began_at.elapsed();
+                if copying >= copying_max {
+                    return Ok(());
+                }
             }
         }
     }
@@ -415,65 +440,4 @@ fn note(expected: &HashMap<SequenceId, Expected>, event: PassEvent, rows: &[Sche
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-    use edgeprompt_engine::{Sampler, SamplingParams};
-    use edgeprompt_kv::TokenId;
-    use edgeprompt_model::ModelShape;
-
-    fn start() -> Generator {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = EngineLimits {
-            max_num_seqs: some(2),
-            max_num_batched_tokens: some(16),
-            max_num_waiting: 1,
-            block_len: some(4),
-            block_count: 16,
-        };
-        let model = Model::dummy(ModelShape::Tiny, &Device::flex());
-        Generator::start(Arc::new(model), limits).unwrap()
-    }
-
-    fn generation(prompt: &[u32], max_tokens: usize) -> Generation {
-        Generation {
-            prompt: prompt.iter().copied().map(TokenId).collect(),
-            segment: None,
-            session: None,
-            sampler: Sampler::new(SamplingParams::greedy(), 0, &[]),
-            max_tokens,
-            end_tokens: Vec::new(),
-        }
-    }
-
-    #[tokio::test]
-    async fn tokens_come_until_the_last_one() {
-        let generator = start();
-        let mut tokens = generator.generate(generation(&[1, 2, 3], 5)).await.unwrap();
-        for count in 1..=5 {
-            let output = tokens.next().await.unwrap();
-            assert_eq!(output.finish.is_some(), count == 5);
-        }
-        assert!(tokens.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_refusal_reaches_whoever_asked() {
-        let refused = start().generate(generation(&[], 5)).await;
-        assert_eq!(
-            refused.err(),
-            Some(GenerateError::Refused(SubmitError::EmptyPrompt))
-        );
-    }
-
-    #[tokio::test]
-    async fn a_panic_ends_every_wait() {
-        let generator = start();
-        assert!(generator.is_running());
-        // No model has weights for this token.
-        let mut tokens = generator.generate(generation(&[1 << 20], 5)).await.unwrap();
-        assert!(tokens.next().await.is_none());
-        let next = generator.generate(generation(&[1], 1)).await;
-        assert_eq!(next.err(), Some(GenerateError::Stopped));
-    }
-}
+mod tests;

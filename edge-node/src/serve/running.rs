@@ -196,6 +196,7 @@ fn load(args: &ServeArgs, runtime: &Runtime, url: String) -> Result<(Server, Way
         prompts: prompts.clone(),
         speed,
         len_max: capacity.model_len_max,
+        behind_len_max: limits.behind_len_max(),
     };
     let sessions = args.handover.open(runtime, || args.identity(), (node, url));
     let server = Server {

@@ -122,6 +122,8 @@ pub(crate) struct Node {
     pub(crate) speed: PrefillSpeed,
     /// Most tokens of prompt and answer together.
     pub(crate) len_max: usize,
+    /// Most tokens of a step of sessions that come and that nobody waits for yet.
+    pub(crate) behind_len_max: usize,
 }
 
 impl Node {
@@ -310,6 +312,9 @@ impl Sessions {
             ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(
                 "the target takes no more links now: try again in a moment".to_owned(),
             ),
+            ConnectError::Version => MoveError::Unreachable(format!(
+                "who answers at {addr} takes no sessions of this version: check that it is the other edge's --handover-listen, and update both edges to the same release"
+            )),
             error => MoveError::Unreachable(error.to_string()),
         })?;
         Ok((addr, link))
@@ -371,7 +376,7 @@ impl Sessions {
         })
     }
 
-    /// What this node has measured. The target is taken to compute as fast.
+    /// What this node has measured. The target is taken to compute as fast, and in as long steps.
     fn way(&self, link: Option<LinkEstimate>) -> Option<Way> {
         let Shared { node, config, .. } = &*self.0;
         let geometry = &node.model.geometry;
@@ -394,6 +399,7 @@ impl Sessions {
             costs,
             rtt: link.map_or(Duration::ZERO, |link| link.rtt),
             decode: times.decode().unwrap_or_default(),
+            behind_len: u32::try_from(node.behind_len_max).unwrap_or(u32::MAX),
         })
     }
 

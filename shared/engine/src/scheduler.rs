@@ -2,7 +2,8 @@
 //! prefill. Pure: no tensors, no clock, no thread.
 //!
 //! Every sequence that generates gets its one token in every step, so generation never starves;
-//! what is left of a step's tokens goes to prompts, first come first served. When blocks run out,
+//! what is left of a step's tokens goes to prompts, first come first served. Those for which nobody
+//! waits yet have a part of the step while anybody waits for something else. When blocks run out,
 //! the sequence that came last gives its own back and computes them again later, so the one that
 //! came first always goes on.
 
@@ -224,12 +225,18 @@ impl Scheduler {
         for id in generating {
             left -= self.schedule(id, 1, &mut step);
         }
-        let prompts = self
-            .ids(|running| running.in_flight == 0 && running.pending() > 0 && !running.generates());
-        for id in prompts {
+        let has_prompt = |running: &Running| {
+            running.in_flight == 0 && running.pending() > 0 && !running.generates()
+        };
+        let mut behind = self.behind_max(left);
+        for id in self.ids(|running| has_prompt(running) && running.is_behind()) {
+            let len = self.schedule(id, behind, &mut step);
+            (left, behind) = (left - len, behind - len);
+        }
+        for id in self.ids(|running| has_prompt(running) && !running.is_behind()) {
             left -= self.schedule(id, left, &mut step);
         }
-        self.admit(left, arriving, &mut step);
+        self.admit((left, behind), arriving, &mut step);
         step
     }
 
@@ -378,7 +385,12 @@ impl Scheduler {
 
     /// Gives waiting sequences their turn as long as tokens, places and blocks are left. Nobody is
     /// preempted for one that comes later.
-    fn admit(&mut self, mut left: usize, arriving: impl Fn(SequenceId) -> bool, step: &mut Step) {
+    fn admit(
+        &mut self,
+        (mut left, mut behind): (usize, usize),
+        arriving: impl Fn(SequenceId) -> bool,
+        step: &mut Step,
+    ) {
         // A block freed by a preemption is for the one it was freed for.
         if !step.preempted.is_empty() {
             return;
@@ -391,18 +403,22 @@ impl Scheduler {
             if left == 0 || self.running.len() >= places {
                 return;
             }
-            if self.waiting[&id].is_still() {
+            let waiting = &self.waiting[&id];
+            let (is_still, is_behind) = (waiting.is_still(), waiting.is_behind());
+            let len_max = if is_behind { behind.min(left) } else { left };
+            if is_still || len_max == 0 {
                 continue;
             }
             let is_arriving = arriving(id);
             if is_arriving && arriving_count >= arriving_max {
                 continue;
             }
-            let Some(row) = self.admit_one(id, left) else {
+            let Some(row) = self.admit_one(id, len_max) else {
                 return;
             };
             arriving_count += usize::from(is_arriving);
             left -= row.len;
+            behind = behind.saturating_sub(if is_behind { row.len } else { 0 });
             step.rows.push(row);
         }
     }

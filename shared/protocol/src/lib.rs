@@ -54,7 +54,7 @@ pub const ALPN: &[u8] = b"edgeprompt/2";
 
 /// The name of what edges say to each other about users' sessions, on an endpoint of its own: a cloud
 /// does not speak it.
-pub const PEER_ALPN: &[u8] = b"edgeprompt-handover/1";
+pub const PEER_ALPN: &[u8] = b"edgeprompt-handover/2";
 
 /// The name of what a leader says to the workers that lend it their devices, on an endpoint of its own.
 pub const WORKER_ALPN: &[u8] = b"edgeprompt-worker/1";

@@ -69,7 +69,7 @@ fn offer() -> SessionOffer {
 
 #[test]
 fn requests() {
-    assert_eq!(PEER_ALPN, b"edgeprompt-handover/1");
+    assert_eq!(PEER_ALPN, b"edgeprompt-handover/2");
     let (session, ticket) = ("5e".repeat(16), "71".repeat(32));
     check(
         &PeerRequest::Kv {

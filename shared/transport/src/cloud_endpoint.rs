@@ -185,7 +185,7 @@ impl CloudEndpoint<PeerLink> {
 }
 
 impl<L: Send + 'static> CloudEndpoint<L> {
-    fn start(
+    pub(crate) fn start(
         addr: SocketAddr,
         (credentials, admission): (&NodeCredentials, Admission),
         config: LinkConfig,
@@ -269,7 +269,7 @@ impl<L> Drop for CloudEndpoint<L> {
 
 /// Who of a trust domain is let in.
 #[derive(Clone)]
-enum Admission {
+pub(crate) enum Admission {
     /// Whom the registry admits.
     Invited(Arc<Enrolment>),
     /// Everybody.
@@ -287,10 +287,10 @@ impl Admission {
 }
 
 /// What is spoken on links of a kind.
-struct Speech<L> {
-    alpn: &'static [u8],
-    transport: fn(&LinkConfig, PathHint) -> TransportConfig,
-    begin: fn(Connection, PathKey, LinkContext) -> L,
+pub(crate) struct Speech<L> {
+    pub(crate) alpn: &'static [u8],
+    pub(crate) transport: fn(&LinkConfig, PathHint) -> TransportConfig,
+    pub(crate) begin: fn(Connection, PathKey, LinkContext) -> L,
 }
 
 const FETCHES: Speech<EdgeLink> = Speech {
@@ -299,7 +299,7 @@ const FETCHES: Speech<EdgeLink> = Speech {
     begin: EdgeLink::start,
 };
 
-const SESSIONS: Speech<PeerLink> = Speech {
+pub(crate) const SESSIONS: Speech<PeerLink> = Speech {
     alpn: PEER_ALPN,
     transport: LinkConfig::peer_transport,
     begin: PeerLink::accepted,

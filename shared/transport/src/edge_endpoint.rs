@@ -77,7 +77,7 @@ pub enum ConnectError {
         addr: SocketAddr,
     },
     /// The nodes are of different versions.
-    #[error("the cloud speaks another protocol version: update both nodes to the same release")]
+    #[error("who answers speaks another protocol version: update both nodes to the same release")]
     Version,
     /// The cloud takes no more links.
     #[error("the cloud takes no more links: try again later")]
@@ -253,7 +253,7 @@ impl PeerEndpoint {
         Self::start(addr, (identity, WORKER_ALPN), config)
     }
 
-    fn start(
+    pub(crate) fn start(
         addr: SocketAddr,
         (identity, alpn): (&EdgeIdentity, &[u8]),
         config: LinkConfig,

@@ -19,6 +19,9 @@ pub(super) fn draw(report: &Report) -> Vec<(String, String)> {
         .collect();
     plots.push(of_streaming(report));
     plots.push(of_planner(&report.planner));
+    if !report.beside_radio.is_empty() {
+        plots.push(of_beside_radio(report));
+    }
     plots
         .into_iter()
         .map(|(name, plot)| (name, plot.draw()))
@@ -81,6 +84,37 @@ fn of_streaming(report: &Report) -> (String, LinePlot) {
         lines,
     };
     ("handover-simulation-fig4.svg".to_owned(), plot)
+}
+
+fn of_beside_radio(report: &Report) -> (String, LinePlot) {
+    let found = &report.beside_radio;
+    let radio = found.iter().map(|it| Some(it.radio_s));
+    let mut lines = vec![line(("radio alone", GREY, Marker::Square), radio)];
+    for (index, strategy) in Strategy::ALL.into_iter().enumerate() {
+        // Over traces it takes so long that nothing else could be seen.
+        if strategy == Strategy::Cache {
+            continue;
+        }
+        let (name, colour, marker) = look(strategy);
+        let name = if strategy == Strategy::PreCopy {
+            "precopy"
+        } else {
+            name
+        };
+        let points = found.iter().map(|it| Some(it.strategies[index].silence_s));
+        lines.push(line((name, colour, marker), points));
+    }
+    let labels = found
+        .iter()
+        .map(|it| format!("{}, {}", it.change, it.backhaul));
+    let plot = LinePlot {
+        title: "Beside measured handovers of the radio".to_owned(),
+        subtitle: "worst of 4 users; known as long before as the radio's own is".to_owned(),
+        x: ("radio and backhaul", labels.collect()),
+        y: "silence (s)",
+        lines,
+    };
+    ("handover-simulation-radio.svg".to_owned(), plot)
 }
 
 /// Both on the scale of their logarithm would hide the target; so the numbers up to 1,000 users.

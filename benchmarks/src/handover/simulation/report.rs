@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::beside_radio::BesideRadio;
 use super::claims::{Claim, Verdict};
 use super::optima::Foreseen;
 use super::planner_cost::PlannerCost;
@@ -25,6 +26,8 @@ pub(super) struct Report {
     pub(super) optimum_where_known: Vec<Foreseen>,
     pub(super) streaming: Vec<Streaming>,
     pub(super) traces: Vec<OnTrace>,
+    /// Empty without measured handovers of the radio.
+    pub(super) beside_radio: Vec<BesideRadio>,
     pub(super) planner: Vec<PlannerCost>,
 }
 
@@ -73,6 +76,9 @@ impl Report {
         text.push_str(&table::of_streaming(&self.streaming, style));
         if !self.traces.is_empty() {
             text.push_str(&table::of_traces(&self.traces, style));
+        }
+        if !self.beside_radio.is_empty() {
+            text.push_str(&table::of_beside_radio(&self.beside_radio, style));
         }
         text.push_str(&table::of_planner(&self.planner, style));
         text

@@ -2,6 +2,7 @@
 
 use edgeprompt_handover::planning::strategy::Strategy;
 
+use super::beside_radio::BesideRadio;
 use super::optima::Foreseen;
 use super::planner_cost::PlannerCost;
 use super::radio::Streaming;
@@ -87,6 +88,36 @@ pub(super) fn of_traces(traces: &[OnTrace], style: Style) -> String {
         row
     });
     let title = "Measured links, ms: the trace known (only the rate at the beginning known)";
+    table(title, &head, rows.collect(), style)
+}
+
+pub(super) fn of_beside_radio(found: &[BesideRadio], style: Style) -> String {
+    let head = [
+        "radio",
+        "measured",
+        "backhaul",
+        "known before",
+        "radio alone",
+    ];
+    let mut head: Vec<_> = head.map(str::to_owned).into();
+    head.extend(Strategy::ALL.map(|strategy| strategy.name().to_owned()));
+    let rows = found.iter().map(|it| {
+        let mut row = vec![
+            it.change.to_owned(),
+            it.measured_count.to_string(),
+            it.backhaul.clone(),
+            ms(it.prepares_s),
+            ms(it.radio_s),
+        ];
+        let strategies = it.strategies.iter();
+        row.extend(
+            strategies
+                .map(|of| format!("{} ({:.0} %)", ms(of.silence_s), 100.0 * of.unnoticed_share)),
+        );
+        row
+    });
+    let title = "Beside measured handovers of the radio: the worst user's silence, ms \
+        (users who do not notice the move)";
     table(title, &head, rows.collect(), style)
 }
 

@@ -96,11 +96,10 @@ impl Trace {
     /// Of each strategy, knowing the trace and having seen one rate of it.
     fn draw(&self, draws: &Draws, draw: u32) -> Result<Vec<(f64, f64)>> {
         let setting = Setting::default();
-        let period_s: f64 = self.steps.iter().map(|step| step.lasts_s).sum();
         let mut rng = ChaCha8Rng::seed_from_u64(draws.seed);
         // Apart from the streams that users are drawn from.
         rng.set_stream(u64::MAX - u64::from(draw));
-        let begins_s = rng.random_range(0.0..period_s);
+        let begins_s = rng.random_range(0.0..self.period_s());
         let users = setting.users(draws, draw).into_iter();
         let users: Vec<_> = users
             .map(|user| User {
@@ -114,9 +113,7 @@ impl Trace {
             anyhow::Ok(Scenario::new(users.clone(), costs, paper::RHYTHM)?)
         };
         let known = scenario(self.link.clone())?;
-        let seen = scenario(LinkRate::constant(
-            self.rate_at(begins_s).max(SEEN_BITS_PER_S_MIN),
-        )?)?;
+        let seen = scenario(self.seen_at(begins_s)?)?;
         let delays = Strategy::ALL.iter().map(|strategy| {
             let planned = strategy.plan(&seen)?;
             let lens: Vec<_> = planned.users.iter().map(|user| user.prefill_len).collect();
@@ -127,6 +124,20 @@ impl Trace {
             ))
         });
         delays.collect()
+    }
+
+    pub(super) fn link(&self) -> LinkRate {
+        self.link.clone()
+    }
+
+    pub(super) fn period_s(&self) -> f64 {
+        self.steps.iter().map(|step| step.lasts_s).sum()
+    }
+
+    /// The link of somebody who has seen its rate at a moment, and nothing else.
+    pub(super) fn seen_at(&self, within_s: f64) -> Result<LinkRate> {
+        let seen = self.rate_at(within_s).max(SEEN_BITS_PER_S_MIN);
+        Ok(LinkRate::constant(seen)?)
     }
 
     fn rate_at(&self, mut within_s: f64) -> f64 {

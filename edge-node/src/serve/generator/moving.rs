@@ -19,12 +19,20 @@ pub(crate) struct Begun {
 
 pub(super) enum Moving {
     Hold(usize, oneshot::Sender<Progressed>),
+    Hasten,
     Release,
     Extend(Vec<TokenId>),
     TakeOut(Range<usize>, oneshot::Sender<KvChunk>),
     PutIn(KvChunk, oneshot::Sender<()>),
     Progress(oneshot::Sender<Progressed>),
     Wipe,
+}
+
+impl Moving {
+    /// Whether keys and values are copied, which takes some time.
+    pub(super) const fn copies(&self) -> bool {
+        matches!(self, Self::TakeOut(..) | Self::PutIn(..))
+    }
 }
 
 /// Moves a generation between nodes. It keeps nothing alive: [`Tokens`] does.
@@ -38,6 +46,11 @@ impl Mover {
     /// Stops the generation between two tokens; `None` if it has ended.
     pub(crate) async fn hold(&self, compute_max: usize) -> Option<Progressed> {
         self.ask(|reply| Moving::Hold(compute_max, reply)).await
+    }
+
+    /// Somebody waits for it from now on.
+    pub(crate) fn hasten(&self) {
+        self.tell(Moving::Hasten);
     }
 
     /// Lets it go on.
@@ -88,6 +101,7 @@ impl Worker {
                 self.engine.hold(id, compute_max);
                 let _ = self.engine.progress(id).map(|at| reply.send(at));
             }
+            Moving::Hasten => self.engine.hasten(id),
             Moving::Release => self.engine.release(id),
             Moving::Wipe => self.engine.wipe(id),
             Moving::Extend(answered) => self.engine.extend(id, &answered),

@@ -390,6 +390,9 @@ impl Keeper {
                 self.log.stands(Standing::Here(epoch));
                 if let Some(arrival) = &mut self.arrival {
                     arrival.activated_at.get_or_insert_with(Instant::now);
+                    if let Some(local) = &self.local {
+                        local.mover().hasten();
+                    }
                 }
             }
             SeatAction::Redirect(epoch) => self.redirect(epoch),

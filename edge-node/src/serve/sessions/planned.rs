@@ -31,6 +31,8 @@ pub(crate) struct Way {
     pub(crate) rtt: Duration,
     /// Of a token that is decoded.
     pub(crate) decode: Duration,
+    /// Tokens that a step of the target computes, at most, of sessions that nobody waits for yet.
+    pub(crate) behind_len: u32,
 }
 
 /// How one session is moved.
@@ -128,7 +130,18 @@ fn copied_ahead(decision: &Decision, way: &Way) -> Vec<Plan> {
         true => (Tail::Computed, computing_s),
         false => (Tail::Sent, sending_s),
     };
-    let tail_takes = Duration::try_from_secs_f64(tail_s).unwrap_or(Duration::MAX);
+    // Whoever goes first comes into a step of the target with the others, half over on average, and its own
+    // has some of theirs.
+    let others_s = match decision.sessions.len() {
+        0 | 1 => 0.0,
+        _ => {
+            1.5 * way
+                .costs
+                .prefill
+                .seconds(PrefillWork::of_one(way.behind_len, 0))
+        }
+    };
+    let tail_takes = Duration::try_from_secs_f64(tail_s + others_s).unwrap_or(Duration::MAX);
     let plan = decision.sessions.iter().map(|session| Plan {
         strategy: Strategy::PreCopy,
         prefill_len: session.prefill.end as usize,
@@ -165,6 +178,7 @@ mod tests {
             },
             rtt: 10 * MS,
             decode: 20 * MS,
+            behind_len: 40,
         }
     }
 
@@ -198,6 +212,14 @@ mod tests {
         assert!(found.prefill_len.abs_diff(667) <= 1, "{found:?}");
         let quick = plan(&[session(1000)], &way(1e9), None).unwrap()[0];
         assert_eq!(quick.tail, Tail::Sent);
+    }
+
+    #[test]
+    fn the_first_of_several_waits_for_steps_with_the_others() {
+        let only = Some(Strategy::PreCopy);
+        let one = plan(&[session(1000)], &way(50e6), only).unwrap();
+        let two = plan(&[session(1000); 2], &way(50e6), only).unwrap();
+        assert_eq!(worst(&two), worst(&one) + 60 * MS);
     }
 
     #[test]

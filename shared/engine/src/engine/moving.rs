@@ -58,6 +58,12 @@ impl Engine {
         self.scheduler.hold(id, compute_max);
     }
 
+    /// Somebody waits for a held generation from now on: until then what it computes takes little of a
+    /// step in which others compute.
+    pub fn hasten(&mut self, id: SequenceId) {
+        self.scheduler.hasten(id);
+    }
+
     /// Lets a held generation go on.
     pub fn release(&mut self, id: SequenceId) {
         self.scheduler.release(id);

@@ -7,7 +7,11 @@ use std::ops::Range;
 
 use edgeprompt_kv::{BlockId, BlockTable, OutOfBlocks, TokenId};
 
-use super::{Running, Scheduler, SequenceId, Waiting};
+use super::{Running, Scheduler, SchedulerLimits, SequenceId, Waiting};
+
+/// Of a step's tokens, those of sequences for which nobody waits yet are at most one in so many while
+/// somebody waits for another one: a step takes as long as its tokens.
+const BEHIND_PART: usize = 4;
 
 /// Why keys and values from elsewhere are not put in. They are computed here then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +41,16 @@ pub(super) struct Hold {
     /// Tokens whose keys and values were put in.
     restored: Range<usize>,
     until: Until,
+    pace: Pace,
+}
+
+/// What a held sequence may have of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Nobody waits for it yet: it is generated elsewhere.
+    Behind,
+    /// Its turn.
+    InTurn,
 }
 
 /// How long a sequence is held.
@@ -59,8 +73,13 @@ impl Hold {
                 false => usize::MAX,
             },
             until: self.until,
+            pace: self.pace,
         };
         (self.until == Until::Released).then_some(held)
+    }
+
+    fn is_behind(&self) -> bool {
+        (self.until, self.pace) == (Until::Released, Pace::Behind)
     }
 
     /// Tokens to compute of so many that are known: never the last one, for what follows it would be
@@ -81,6 +100,11 @@ impl Waiting {
         hold.map_or(self.token_count, |hold| hold.target_count(self.token_count))
     }
 
+    /// Whether nobody waits for it yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_behind)
+    }
+
     /// Whether there is nothing for it to compute.
     pub(super) fn is_still(&self) -> bool {
         self.target_count() == 0
@@ -92,6 +116,16 @@ impl Running {
     pub(super) fn target_count(&self) -> usize {
         let hold = self.hold.as_ref();
         hold.map_or(self.token_count, |hold| hold.target_count(self.token_count))
+    }
+
+    /// Whether nobody waits for it yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_behind)
+    }
+
+    /// Whether nearly all of it is here: it may be asked for at any moment.
+    pub(super) fn is_ready(&self) -> bool {
+        self.computed > 0 && self.token_count - self.computed <= 2 * self.table.block_len()
     }
 
     /// Goes on behind what was put in, once everything before it is computed.
@@ -107,19 +141,50 @@ impl Running {
     }
 }
 
+impl SchedulerLimits {
+    /// Most tokens of a step, together, of sequences for which nobody waits yet while somebody waits for
+    /// another one.
+    pub fn behind_len_max(&self) -> usize {
+        (self.max_num_batched_tokens.get() / BEHIND_PART).max(1)
+    }
+}
+
 impl Scheduler {
+    /// Most tokens, of those that are left of a step, for sequences that nobody waits for yet.
+    pub(super) fn behind_max(&self, left: usize) -> usize {
+        let is_awaited = |running: &Running| !running.is_behind() || running.is_ready();
+        let somebody_waits = self.running.values().any(is_awaited)
+            || self.waiting.values().any(|waiting| !waiting.is_behind());
+        match somebody_waits {
+            true => left.min(self.limits.behind_len_max()),
+            false => left,
+        }
+    }
+
     /// Stops a sequence at a token boundary; up to `compute_max` of its known tokens are computed
-    /// meanwhile. Also changes the bound of one that is held.
+    /// meanwhile, as nobody waits for it. Also changes the bound of one that is held.
     pub fn hold(&mut self, id: SequenceId, compute_max: usize) {
         let running = self.running.get_mut(&id).map(|running| &mut running.hold);
         let waiting = self.waiting.get_mut(&id).map(|waiting| &mut waiting.hold);
         for hold in running.into_iter().chain(waiting) {
-            let restored = hold.take().map_or(0..0, |hold| hold.restored);
+            let (restored, pace) = hold
+                .take()
+                .map_or((0..0, Pace::Behind), |hold| (hold.restored, hold.pace));
             *hold = Some(Hold {
                 compute_max,
                 restored,
                 until: Until::Released,
+                pace,
             });
+        }
+    }
+
+    /// Somebody waits for a held sequence from now on: it computes in its turn.
+    pub fn hasten(&mut self, id: SequenceId) {
+        let running = self.running.get_mut(&id).map(|running| &mut running.hold);
+        let waiting = self.waiting.get_mut(&id).map(|waiting| &mut waiting.hold);
+        for hold in running.into_iter().chain(waiting).flatten() {
+            hold.pace = Pace::InTurn;
         }
     }
 

@@ -110,6 +110,37 @@ fn what_was_put_in_is_not_computed_again() {
 }
 
 #[test]
+fn what_nobody_waits_for_yet_takes_a_quarter_of_a_step() {
+    let mut scheduler = limits(4, 64, 200);
+    let first = scheduler.submit(64, 100).unwrap();
+    let second = scheduler.submit(200, 100).unwrap();
+    for id in [first, second] {
+        scheduler.hold(id, usize::MAX);
+    }
+    // Nobody waits for anything.
+    assert_eq!(
+        scheduler.next_step(|_| false).rows,
+        [row(first, 0, 63), row(second, 0, 1)]
+    );
+    scheduler.computed(first);
+    scheduler.computed(second);
+    // The first may be asked for now.
+    assert_eq!(scheduler.next_step(|_| false).rows, [row(second, 1, 16)]);
+    scheduler.computed(second);
+    scheduler.release(first);
+    let prompt = scheduler.submit(100, 1).unwrap();
+    let rows = [row(first, 63, 1), row(second, 17, 16), row(prompt, 0, 47)];
+    assert_eq!(scheduler.next_step(|_| false).rows, rows);
+    for id in [first, second, prompt] {
+        scheduler.computed(id);
+    }
+    scheduler.appended(first, TokenId(0));
+    scheduler.hasten(second);
+    let rows = [row(first, 64, 1), row(second, 33, 63)];
+    assert_eq!(scheduler.next_step(|_| false).rows, rows);
+}
+
+#[test]
 fn a_session_of_which_more_is_known_shares_the_right_blocks() {
     let mut scheduler = limits(4, 100, 100);
     let session = SessionId([1; 32]);

@@ -9,6 +9,7 @@ mod identities;
 mod memory;
 mod neighbours;
 mod parity;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
