@@ -135,11 +135,12 @@ impl WorkerPort for LinkPort {
         }
     }
 
-    fn receive(&mut self) -> Result<Reply, Gone> {
+    fn receive(&mut self, patience: Duration) -> Result<Reply, Gone> {
+        let patience = patience.min(self.patience);
         let receiving = receive(&mut self.receiver, &self.traffic);
         let received = self
             .runtime
-            .block_on(async { timeout(self.patience, receiving).await });
+            .block_on(async { timeout(patience, receiving).await });
         match received {
             Ok(Ok(Some(reply))) => Ok(reply),
             Ok(Ok(None)) => Err(self.gone(&PeerError::Ended)),

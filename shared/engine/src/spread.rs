@@ -26,7 +26,7 @@ mod timing;
 
 use migration::Migration;
 pub use owners::{LayerOwners, Owner, Owners};
-pub use port::{Clock, Gone, Lost, Pace, SpreadEvent, WorkerId, WorkerPort};
+pub use port::{Clock, Gone, Lost, Pace, Patience, SpreadEvent, WorkerId, WorkerPort};
 pub use timing::{Part, Timing};
 
 /// Cloud prompts that devices hold parts of, so that the next request for one costs nothing.
@@ -58,6 +58,7 @@ pub struct Spread {
     turn: u64,
     clock: Clock,
     pace: Pace,
+    patience: Patience,
     timings: BTreeMap<(Owner, Part), Timing>,
     /// Tokens of the pass at hand, and the tokens that they see; nothing while prompts are in it: what is
     /// planned for is a step of generation, and many tokens of one row take less time each.
@@ -79,6 +80,7 @@ impl Spread {
             turn: 0,
             clock,
             pace,
+            patience: Patience::default(),
             timings: BTreeMap::new(),
             sizes: None,
             is_stale: false,
@@ -94,6 +96,11 @@ impl Spread {
             prefixes: BTreeSet::new(),
         };
         self.workers.insert(id, worker);
+    }
+
+    /// How long workers are waited for from now on.
+    pub const fn be_patient(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Who is there.
@@ -339,8 +346,10 @@ impl Spread {
         let computed = (self.clock)();
         let own = computed.saturating_sub(began);
         self.measured((Owner::Here, part), &counts, own, None);
+        // One moment for all: those that are late are late together.
+        let until = computed.saturating_add(self.patience.with(shape[0]));
         for id in elsewhere() {
-            let (numbers, busy) = match self.answer(id, turn)? {
+            let (numbers, busy) = match self.answer((id, turn), until)? {
                 Answer::Part { numbers, busy } if numbers.len() == shape[0] * shape[1] => {
                     (numbers, busy)
                 }
@@ -359,11 +368,18 @@ impl Spread {
         Ok(sum.expect("every job has an owner"))
     }
 
-    /// The answer to an order, all earlier ones skipped: nobody waits for those any more.
-    fn answer(&mut self, id: WorkerId, turn: u64) -> Result<Answer, Lost> {
+    /// Until when answers to what is asked between two steps are waited for.
+    fn deadline(&self) -> Duration {
+        (self.clock)().saturating_add(self.patience.max)
+    }
+
+    /// The answer to an order, until that moment, all earlier ones skipped: nobody waits for those any
+    /// more.
+    fn answer(&mut self, (id, turn): (WorkerId, u64), until: Duration) -> Result<Answer, Lost> {
         let worker = self.workers.get_mut(&id).ok_or_else(|| unknown(id))?;
         loop {
-            let reply = worker.port.receive().map_err(|gone| Lost {
+            let patience = until.saturating_sub((self.clock)());
+            let reply = worker.port.receive(patience).map_err(|gone| Lost {
                 worker: id,
                 reason: gone.reason,
             })?;

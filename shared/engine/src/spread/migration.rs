@@ -326,8 +326,9 @@ impl Spread {
             let switched = shard.switch(&jobs);
             switched.expect("what goes to the leader is staged there");
         }
+        let until = self.deadline();
         for (id, turn) in turns {
-            match self.answer(id, turn)? {
+            match self.answer((id, turn), until)? {
                 Answer::Done => {}
                 _ => return Err(confused(id)),
             }
@@ -374,6 +375,7 @@ impl Spread {
             };
             asked.push((layer, head, owners[1], turn));
         }
+        let until = self.deadline();
         let mut sent = Vec::new();
         for (layer, head, to, turn) in asked {
             let numbers = match turn {
@@ -381,7 +383,7 @@ impl Spread {
                     let taken = shard.take(layer, head, late);
                     taken.expect("the leader has the head")
                 }
-                Some((id, turn)) => match self.answer(id, turn)? {
+                Some((id, turn)) => match self.answer((id, turn), until)? {
                     Answer::Kv(numbers) if numbers.len() == kv_len(shard, late.len()) => numbers,
                     _ => return Err(confused(id)),
                 },
@@ -403,8 +405,9 @@ impl Spread {
                 }
             }
         }
+        let until = self.deadline();
         for (id, turn) in sent {
-            match self.answer(id, turn)? {
+            match self.answer((id, turn), until)? {
                 Answer::Done => {}
                 _ => return Err(confused(id)),
             }

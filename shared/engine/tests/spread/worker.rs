@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use burn::tensor::Device;
 use edgeprompt_engine::{Gone, Order, Reply, Shard, ShardShape, WorkerPort};
@@ -66,7 +67,7 @@ impl WorkerPort for InProcess {
         }
     }
 
-    fn receive(&mut self) -> Result<Reply, Gone> {
+    fn receive(&mut self, _patience: Duration) -> Result<Reply, Gone> {
         self.check()?;
         Ok(self.replies.pop_front().expect("it was asked"))
     }
