@@ -16,7 +16,7 @@ use crate::scheduler::{
     AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
 };
 use crate::shard::{Shard, ShardShape};
-use crate::spread::{Lost, Spread};
+use crate::spread::{Losses, Spread};
 use crate::{Chosen, CloudSegment, Progress, Sampler, SessionId};
 
 /// What an engine may use.
@@ -56,6 +56,17 @@ pub enum SubmitError {
     /// The schedule has no place for it.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
+}
+
+/// Why a session is not given what its prompts begin with. They are computed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdopted {
+    /// Heads are on several devices.
+    #[error("attention heads are on several devices")]
+    Spread,
+    /// The pool has no room.
+    #[error(transparent)]
+    OutOfBlocks(#[from] OutOfBlocks),
 }
 
 /// Why a generation ended.
@@ -197,7 +208,7 @@ impl Engine {
     /// what is private, and read by each sequence for itself. What does not fill a block is left out.
     ///
     /// # Errors
-    /// [`OutOfBlocks`]; nothing is changed then.
+    /// [`NotAdopted`]; nothing is changed then.
     ///
     /// # Panics
     /// If a layer of the segment is missing, or it is not of these tokens.
@@ -206,8 +217,11 @@ impl Engine {
         session: SessionId,
         tokens: &[TokenId],
         segment: &CloudSegment,
-    ) -> Result<(), OutOfBlocks> {
+    ) -> Result<(), NotAdopted> {
         assert_eq!(segment.range().len(), tokens.len(), "a token for each key");
+        if !self.shard.is_whole() {
+            return Err(NotAdopted::Spread);
+        }
         let blocks = self.scheduler.adopt(session, tokens)?;
         let block_len = self.scheduler.limits().block_len.get();
         let places: Arc<[BlockPlace]> = blocks
@@ -225,6 +239,7 @@ impl Engine {
             };
             kv.write(&places, &of_tokens(&view.keys), &of_tokens(&view.values));
         }
+        self.touched(&places);
         Ok(())
     }
 
@@ -312,8 +327,8 @@ impl Engine {
             match self.advance(&mut ready, tell) {
                 Ok((Progress::Complete, _)) => self.complete(ready, &mut outputs),
                 Ok(_) => self.suspended.push(ready),
-                Err(lost) => {
-                    self.recover(lost);
+                Err(losses) => {
+                    self.recover(losses);
                     return Some(outputs);
                 }
             }
@@ -325,8 +340,8 @@ impl Engine {
         }
         match self.resume(tell, &mut outputs) {
             Ok(resumed) => progressed |= resumed,
-            Err(lost) => {
-                self.recover(lost);
+            Err(losses) => {
+                self.recover(losses);
                 progressed = true;
             }
         }
@@ -340,7 +355,7 @@ impl Engine {
         &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
         outputs: &mut Vec<Output>,
-    ) -> Result<bool, Lost> {
+    ) -> Result<bool, Losses> {
         let token_count_max = self.scheduler.limits().max_num_batched_tokens.get();
         let mut token_count = 0;
         let (mut put_off, mut tried) = (Vec::new(), Vec::new());
@@ -371,7 +386,7 @@ impl Engine {
         &mut self,
         Suspended { pass, rows }: &mut Suspended,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
-    ) -> Result<(Progress, usize), Lost> {
+    ) -> Result<(Progress, usize), Losses> {
         let mut layers_done = 0;
         tell(PassEvent::Resumed, rows);
         loop {

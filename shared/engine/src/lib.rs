@@ -21,8 +21,8 @@ mod spread;
 
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
 pub use engine::{
-    Demand, Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed,
-    SubmitError,
+    Demand, Engine, EngineLimits, Finish, Generation, KvChunk, NotAdopted, Output, PassEvent,
+    Progressed, SubmitError,
 };
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};

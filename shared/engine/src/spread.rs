@@ -26,6 +26,7 @@ mod timing;
 
 use migration::Migration;
 pub use owners::{LayerOwners, Owner, Owners};
+pub(crate) use port::Losses;
 pub use port::{Clock, Gone, Lost, Pace, Patience, SpreadEvent, WorkerId, WorkerPort};
 pub use timing::{Part, Timing};
 
@@ -272,7 +273,7 @@ impl Spread {
     /// The sum of what all heads of a layer add; `local`: computes those of the leader.
     ///
     /// # Errors
-    /// [`Lost`].
+    /// [`Losses`].
     pub(crate) fn heads(
         &mut self,
         layer: LayerIndex,
@@ -280,7 +281,7 @@ impl Spread {
         local: impl FnOnce(
             &dyn Fn(&CloudSegment) -> Option<PrefixKey>,
         ) -> Result<Option<Tensor<2>>, OrderError>,
-    ) -> Result<Tensor<2>, Lost> {
+    ) -> Result<Tensor<2>, Losses> {
         let workers = self.owners.counts(layer, Part::Heads);
         let task = |input| Task::Heads {
             layer: layer.as_usize(),
@@ -300,13 +301,13 @@ impl Spread {
     /// The sum of what all slices of a layer add; `local`: computes those of the leader.
     ///
     /// # Errors
-    /// [`Lost`].
+    /// [`Losses`].
     pub(crate) fn feed_forward(
         &mut self,
         layer: LayerIndex,
         input: &Tensor<2>,
         local: impl FnOnce() -> Option<Tensor<2>>,
-    ) -> Result<Tensor<2>, Lost> {
+    ) -> Result<Tensor<2>, Losses> {
         let workers = self.owners.counts(layer, Part::FeedForward);
         let task = |input| Task::FeedForward {
             layer: layer.as_usize(),
@@ -321,7 +322,7 @@ impl Spread {
         input: &Tensor<2>,
         task: impl Fn(Arc<[f32]>) -> Task,
         local: impl FnOnce() -> Option<Tensor<2>>,
-    ) -> Result<Tensor<2>, Lost> {
+    ) -> Result<Tensor<2>, Losses> {
         let (shape, device) = (input.dims(), input.device());
         let turn = self.turn();
         let elsewhere = || {
@@ -348,14 +349,18 @@ impl Spread {
         self.measured((Owner::Here, part), &counts, own, None);
         // One moment for all: those that are late are late together.
         let until = computed.saturating_add(self.patience.with(shape[0]));
+        let mut losses = Losses::default();
         for id in elsewhere() {
-            let (numbers, busy) = match self.answer((id, turn), until)? {
-                Answer::Part { numbers, busy } if numbers.len() == shape[0] * shape[1] => {
-                    (numbers, busy)
+            let (numbers, busy) = match self.part((id, turn), until, shape) {
+                Ok(answer) => answer,
+                // The others are heard all the same: who else is lost is found at once.
+                Err(lost) => {
+                    losses.add(lost);
+                    continue;
                 }
-                _ => return Err(confused(id)),
             };
             let took = (self.clock)().saturating_sub(began);
+            let busy = busy.min(took);
             // An answer that was there before anybody looked says nothing of the way.
             let away = (took > own + NOTICED).then(|| took.saturating_sub(busy));
             self.measured((Owner::Worker(id), part), &counts, busy, away);
@@ -365,7 +370,26 @@ impl Spread {
                 None => part,
             });
         }
+        losses.check()?;
         Ok(sum.expect("every job has an owner"))
+    }
+
+    /// A worker's part of a sum, with how long it was computed.
+    fn part(
+        &mut self,
+        order: (WorkerId, u64),
+        until: Duration,
+        [tokens, width]: [usize; 2],
+    ) -> Result<(Vec<f32>, Duration), Lost> {
+        match self.answer(order, until)? {
+            // One number that is none would spoil every token from then on.
+            Answer::Part { numbers, busy }
+                if numbers.len() == tokens * width && numbers.iter().all(|it| it.is_finite()) =>
+            {
+                Ok((numbers, busy))
+            }
+            _ => Err(confused(order.0)),
+        }
     }
 
     /// Until when answers to what is asked between two steps are waited for.
@@ -386,7 +410,8 @@ impl Spread {
             if reply.turn == turn {
                 return Ok(reply.answer);
             }
-            if reply.turn > turn {
+            // Old answers win no time.
+            if reply.turn > turn || patience.is_zero() {
                 return Err(confused(id));
             }
         }

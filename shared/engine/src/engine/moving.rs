@@ -132,6 +132,7 @@ impl Engine {
             let zeros = Tensor::zeros([places.len(), kv.head_count(), dim], &device);
             kv.write(&places, &zeros, &zeros);
         }
+        self.touched(&places);
     }
 
     /// Puts keys and values in that were computed elsewhere, for a held generation. They are next to
@@ -171,6 +172,7 @@ impl Engine {
             );
             kv.write(&places, &keys, &values);
         }
+        self.touched(&places);
         Ok(())
     }
 }

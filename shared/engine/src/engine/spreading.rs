@@ -1,8 +1,10 @@
 //! An engine whose heads and feed-forward slices are on several devices.
 
+use edgeprompt_attention::BlockPlace;
+
 use super::Engine;
 use crate::shard::ShardShape;
-use crate::spread::{Clock, Lost, Owner, Owners, Pace, Spread, WorkerId, WorkerPort};
+use crate::spread::{Clock, Losses, Owner, Owners, Pace, Spread, WorkerId, WorkerPort};
 
 /// What an engine is asked for, all generations together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,20 +91,27 @@ impl Engine {
         };
         match spread.between_steps(&mut self.shard, used) {
             Ok(()) => true,
-            Err(lost) => {
-                self.recover(lost);
+            Err(losses) => {
+                self.recover(losses);
                 false
             }
         }
     }
 
-    /// Goes on without a worker: what it had is the leader's, and all keys and values are computed
-    /// again, for those of its heads depend on all others of the layers before.
-    pub(super) fn recover(&mut self, lost: Lost) {
+    /// Keys and values of these places are others than they were, and no pass has written them.
+    pub(super) fn touched(&mut self, places: &[BlockPlace]) {
+        if let Some(spread) = &mut self.spread {
+            spread.touched(places);
+        }
+    }
+
+    /// Goes on without some workers: what they had is the leader's, and all keys and values are computed
+    /// again, for those of their heads depend on all others of the layers before.
+    pub(super) fn recover(&mut self, losses: Losses) {
         let Some(spread) = &mut self.spread else {
             return;
         };
-        if spread.lose(lost, &mut self.shard) {
+        if spread.lose(losses, &mut self.shard) {
             self.suspended.clear();
             self.scheduler.recompute_all();
         }

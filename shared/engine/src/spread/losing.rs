@@ -2,19 +2,21 @@
 
 use edgeprompt_kv::LayerIndex;
 
-use super::{Lost, Owner, Spread, SpreadEvent};
+use super::{Losses, Owner, Spread, SpreadEvent};
 use crate::shard::{LayerJobs, Order, Shard, Task};
 
 impl Spread {
-    /// Takes a worker out, for good. Its jobs are the leader's from now on; `true` if there were any, and
+    /// Takes workers out, for good. Their jobs are the leader's from now on; `true` if there were any, and
     /// keys and values are to be computed again.
-    pub(crate) fn lose(&mut self, lost: Lost, shard: &mut Shard) -> bool {
-        self.workers.remove(&lost.worker);
-        let had_jobs = self.owners.names(Owner::Worker(lost.worker));
+    pub(crate) fn lose(&mut self, losses: Losses, shard: &mut Shard) -> bool {
+        let is_lost = |owner: Owner| matches!(owner, Owner::Worker(worker) if losses.names(worker));
+        self.workers.retain(|id, _| !losses.names(*id));
+        let had_jobs = self.owners.any(is_lost);
         let is_stale = std::mem::take(&mut self.is_stale);
         self.stop_migration(shard);
-        self.take_back(shard, |owner| owner == Owner::Worker(lost.worker));
-        self.events.push(SpreadEvent::Lost(lost));
+        self.take_back(shard, is_lost);
+        let lost = losses.into_inner().into_iter();
+        self.events.extend(lost.map(SpreadEvent::Lost));
         had_jobs || is_stale
     }
 

@@ -2,10 +2,12 @@
 //! are generated; what was written meanwhile follows between two steps, and then the jobs change hands.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use edgeprompt_attention::BlockPlace;
 use edgeprompt_kv::LayerIndex;
 
-use super::{Lost, Owner, Owners, Spread, SpreadEvent, WorkerId, confused, unknown};
+use super::{Losses, Lost, Owner, Owners, Spread, SpreadEvent, WorkerId, confused, unknown};
 use crate::CloudSegment;
 use crate::pass_plan::RowPlan;
 use crate::shard::{Answer, Job, Order, Reply, Shard, Task};
@@ -56,6 +58,13 @@ impl Migration {
 }
 
 impl Spread {
+    /// Keys and values of these places were written, and not by a pass.
+    pub(crate) fn touched(&mut self, places: &[BlockPlace]) {
+        if let Some(migration) = &mut self.migration {
+            migration.dirty.extend(places.iter().map(|it| it.block));
+        }
+    }
+
     /// Begins to bring about another placement; one that was under way is given up.
     ///
     /// # Panics
@@ -96,16 +105,19 @@ impl Spread {
     /// has come. `used`: blocks with keys and values.
     ///
     /// # Errors
-    /// [`Lost`].
+    /// [`Losses`].
     pub(crate) fn between_steps(
         &mut self,
         shard: &mut Shard,
         used: impl Fn() -> Vec<usize>,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Losses> {
         let ids: Vec<_> = self.workers.keys().copied().collect();
         let Some(mut migration) = self.migration.take() else {
             // Only to hear of those that are gone.
-            return ids.into_iter().try_for_each(|id| self.poll(id).map(|_| ()));
+            let mut losses = Losses::default();
+            let gone = ids.into_iter().filter_map(|id| self.poll(id).err());
+            gone.for_each(|lost| losses.add(lost));
+            return losses.check();
         };
         let went_on = self.go_on(&mut migration, (&ids, &used), shard);
         let is_ready = migration.moves.iter().all(|it| it.state == State::Ready);
@@ -126,12 +138,14 @@ impl Spread {
         migration: &mut Migration,
         (ids, used): (&[WorkerId], &dyn Fn() -> Vec<usize>),
         shard: &mut Shard,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Losses> {
+        let mut losses = Losses::default();
         for id in ids {
-            while let Some(reply) = self.poll(*id)? {
-                self.heard(migration, (*id, reply), used, shard)?;
+            if let Err(lost) = self.listen(migration, *id, used, shard) {
+                losses.add(lost);
             }
         }
+        losses.check()?;
         let under_way = |it: &&Moving| !matches!(it.state, State::Waiting | State::Ready);
         let mut count = migration.moves.iter().filter(under_way).count();
         for index in 0..migration.moves.len() {
@@ -142,6 +156,24 @@ impl Spread {
                 self.send_weights(migration, index, used, shard)?;
                 count += usize::from(migration.moves[index].state != State::Ready);
             }
+        }
+        Ok(())
+    }
+
+    /// Takes in what a worker has answered aside: no more than it can have been asked, however much it
+    /// says.
+    fn listen(
+        &mut self,
+        migration: &mut Migration,
+        id: WorkerId,
+        used: &dyn Fn() -> Vec<usize>,
+        shard: &mut Shard,
+    ) -> Result<(), Lost> {
+        for _ in 0..UNDER_WAY_MAX {
+            let Some(reply) = self.poll(id)? else {
+                break;
+            };
+            self.heard(migration, (id, reply), used, shard)?;
         }
         Ok(())
     }
@@ -262,8 +294,12 @@ impl Spread {
         used: &dyn Fn() -> Vec<usize>,
         shard: &mut Shard,
     ) -> Result<(), Lost> {
+        // Of this worker: another's keys and values are not its to give.
         let awaited = |moving: &Moving| match moving.state {
-            State::Weights(turn) | State::Taking(turn) | State::Putting(turn) => turn == reply.turn,
+            State::Weights(turn) | State::Putting(turn) => {
+                turn == reply.turn && moving.to == Owner::Worker(id)
+            }
+            State::Taking(turn) => turn == reply.turn && moving.from == Owner::Worker(id),
             State::Waiting | State::Ready => false,
         };
         let Some(index) = migration.moves.iter().position(awaited) else {
@@ -273,7 +309,7 @@ impl Spread {
             (State::Weights(_), Answer::Done) => self.send_kv(migration, index, used, shard),
             (State::Taking(_), Answer::Kv(numbers)) => {
                 let blocks = std::mem::take(&mut migration.moves[index].blocks);
-                if numbers.len() != kv_len(shard, blocks.len()) {
+                if !are_kv(&numbers, blocks.len(), shard) {
                     return Err(confused(id));
                 }
                 self.put(migration, index, (blocks, numbers), shard)
@@ -291,7 +327,7 @@ impl Spread {
         migration: Migration,
         late: &[usize],
         shard: &mut Shard,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Losses> {
         let done = self.finish(migration, late, shard);
         if done.is_err() {
             // Some may have switched and some not.
@@ -309,7 +345,7 @@ impl Spread {
         mut migration: Migration,
         late: &[usize],
         shard: &mut Shard,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Losses> {
         if !late.is_empty() {
             self.send_late(&mut migration, late, shard)?;
         }
@@ -327,12 +363,7 @@ impl Spread {
             switched.expect("what goes to the leader is staged there");
         }
         let until = self.deadline();
-        for (id, turn) in turns {
-            match self.answer((id, turn), until)? {
-                Answer::Done => {}
-                _ => return Err(confused(id)),
-            }
-        }
+        self.all_done(turns, until)?;
         for (id, worker) in &mut self.workers {
             // With a head, a device gives up its part of cloud prompts.
             worker.prefixes.retain(|(_, layer, head)| {
@@ -355,39 +386,9 @@ impl Spread {
         migration: &mut Migration,
         late: &[usize],
         shard: &mut Shard,
-    ) -> Result<(), Lost> {
-        let heads = migration.moves.iter().filter_map(|it| match it.job {
-            Job::Head(head) => Some((it.layer, head, [it.from, it.to])),
-            Job::Slice(_) => None,
-        });
-        let mut asked = Vec::new();
-        for (layer, head, owners) in heads {
-            let turn = match owners[0] {
-                Owner::Here => None,
-                Owner::Worker(id) => {
-                    let task = Task::Take {
-                        layer: layer.as_usize(),
-                        head,
-                        blocks: late.to_vec(),
-                    };
-                    Some((id, self.order(id, task)?))
-                }
-            };
-            asked.push((layer, head, owners[1], turn));
-        }
-        let until = self.deadline();
+    ) -> Result<(), Losses> {
         let mut sent = Vec::new();
-        for (layer, head, to, turn) in asked {
-            let numbers = match turn {
-                None => {
-                    let taken = shard.take(layer, head, late);
-                    taken.expect("the leader has the head")
-                }
-                Some((id, turn)) => match self.answer((id, turn), until)? {
-                    Answer::Kv(numbers) if numbers.len() == kv_len(shard, late.len()) => numbers,
-                    _ => return Err(confused(id)),
-                },
-            };
+        for ((layer, head, to), numbers) in self.take_late(migration, late, shard)? {
             migration.kv_bytes += size_of_val(numbers.as_slice()) as u64;
             match to {
                 Owner::Here => {
@@ -406,13 +407,67 @@ impl Spread {
             }
         }
         let until = self.deadline();
-        for (id, turn) in sent {
-            match self.answer((id, turn), until)? {
-                Answer::Done => {}
-                _ => return Err(confused(id)),
+        self.all_done(sent, until)
+    }
+
+    /// Late keys and values of all heads that move, with where each goes.
+    fn take_late(
+        &mut self,
+        migration: &Migration,
+        late: &[usize],
+        shard: &Shard,
+    ) -> Result<Vec<((LayerIndex, usize, Owner), Vec<f32>)>, Losses> {
+        let heads = migration.moves.iter().filter_map(|it| match it.job {
+            Job::Head(head) => Some(((it.layer, head, it.to), it.from)),
+            Job::Slice(_) => None,
+        });
+        let mut asked = Vec::new();
+        for (place, from) in heads {
+            let (layer, head, _) = place;
+            let turn = match from {
+                Owner::Here => None,
+                Owner::Worker(id) => {
+                    let task = Task::Take {
+                        layer: layer.as_usize(),
+                        head,
+                        blocks: late.to_vec(),
+                    };
+                    Some((id, self.order(id, task)?))
+                }
+            };
+            asked.push((place, turn));
+        }
+        let until = self.deadline();
+        let (mut taken, mut losses) = (Vec::new(), Losses::default());
+        for (place, turn) in asked {
+            match turn {
+                None => {
+                    let numbers = shard.take(place.0, place.1, late);
+                    taken.push((place, numbers.expect("the leader has the head")));
+                }
+                Some((id, turn)) => match self.answer((id, turn), until) {
+                    Ok(Answer::Kv(numbers)) if are_kv(&numbers, late.len(), shard) => {
+                        taken.push((place, numbers));
+                    }
+                    Ok(_) => losses.add(confused(id)),
+                    Err(lost) => losses.add(lost),
+                },
             }
         }
-        Ok(())
+        losses.check().map(|()| taken)
+    }
+
+    /// Waits until all of these orders are done.
+    fn all_done(&mut self, turns: Vec<(WorkerId, u64)>, until: Duration) -> Result<(), Losses> {
+        let mut losses = Losses::default();
+        for (id, turn) in turns {
+            match self.answer((id, turn), until) {
+                Ok(Answer::Done) => {}
+                Ok(_) => losses.add(confused(id)),
+                Err(lost) => losses.add(lost),
+            }
+        }
+        losses.check()
     }
 
     fn order(&mut self, id: WorkerId, task: Task) -> Result<u64, Lost> {
@@ -423,8 +478,9 @@ impl Spread {
     }
 }
 
-/// Numbers of so many blocks of one head.
-fn kv_len(shard: &Shard, block_count: usize) -> usize {
+/// Whether these are keys and values of so many blocks of one head.
+fn are_kv(numbers: &[f32], block_count: usize, shard: &Shard) -> bool {
     let shape = shard.shape();
-    2 * block_count * shape.block_len * shape.head.head_dim
+    let wanted = 2 * block_count * shape.block_len * shape.head.head_dim;
+    numbers.len() == wanted && numbers.iter().all(|it| it.is_finite())
 }

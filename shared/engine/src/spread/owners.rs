@@ -68,6 +68,11 @@ impl Owners {
         self.owners().all(|other| other == owner)
     }
 
+    /// Whether anything is on any of these.
+    pub(super) fn any(&self, is_one: impl Fn(Owner) -> bool) -> bool {
+        self.owners().any(is_one)
+    }
+
     fn owners(&self) -> impl Iterator<Item = Owner> + '_ {
         let layers = self.layers.iter();
         layers.flat_map(|layer| layer.heads.iter().chain(&layer.slices).copied())

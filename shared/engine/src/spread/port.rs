@@ -27,6 +27,41 @@ pub struct Lost {
     pub reason: String,
 }
 
+/// Workers that are lost, each once: whoever waits for many finds all of them before anything is
+/// computed again.
+#[derive(Debug, Default)]
+pub(crate) struct Losses(Vec<Lost>);
+
+impl Losses {
+    pub(crate) fn add(&mut self, lost: Lost) {
+        if !self.names(lost.worker) {
+            self.0.push(lost);
+        }
+    }
+
+    pub(crate) fn names(&self, worker: WorkerId) -> bool {
+        self.0.iter().any(|lost| lost.worker == worker)
+    }
+
+    pub(crate) fn into_inner(self) -> Vec<Lost> {
+        self.0
+    }
+
+    /// An error if there are any.
+    pub(crate) fn check(self) -> Result<(), Self> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(self),
+        }
+    }
+}
+
+impl From<Lost> for Losses {
+    fn from(lost: Lost) -> Self {
+        Self(vec![lost])
+    }
+}
+
 /// How long a leader waits for the answers of a stage, all workers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
