@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::question::{Kind, Question, questions};
 use super::worker::{Fate, InProcess, Manners, Seen};
-use super::{MANY_BLOCKS, SLICES, anywhere, limits, one_device, tiny};
+use super::{MANY_BLOCKS, SLICES, anywhere, limits, one_device, tiny, tokens};
 
 /// Tokens of the answer before it moves.
 const ANSWERED: usize = 12;
@@ -70,7 +70,7 @@ fn what_is_put_in_while_heads_move_moves_with_them() {
     for seed in 0..60 {
         let mut rng = StdRng::seed_from_u64(seed);
         let asked = questions(&model, Kind::Late, &mut rng);
-        let expected = one_device(&model, &asked[..1]).remove(0);
+        let expected = tokens(&one_device(&model, &asked[..1])[0]);
         let (source, id, answered) = begun(&model, &asked[0]);
         let [first, second] = in_two(&source, id, &mut rng);
         let mut target = spread_engine(&model, &seen, &mut rng);

@@ -50,12 +50,29 @@ fn limits(block_count: usize) -> EngineLimits {
     }
 }
 
+/// Tokens, each with the logarithm of its probability.
+type Answer = Vec<(TokenId, f32)>;
+
+fn tokens(answer: &Answer) -> Vec<TokenId> {
+    answer.iter().map(|(token, _)| *token).collect()
+}
+
+/// Fails where tokens differ, and says by how much the one was more probable than the other.
+fn assert_same(found: &Answer, expected: &Answer, seed: u64) {
+    let mut both = found.iter().zip(expected).enumerate();
+    if let Some((index, (found, expected))) = both.find(|(_, (a, b))| a.0 != b.0) {
+        let gap = expected.1 - found.1;
+        panic!("seed {seed}: token {index} is not that of one device, by {gap:e}");
+    }
+    assert_eq!(found.len(), expected.len(), "seed {seed}: as many tokens");
+}
+
 /// Asks each question when it is time, and collects the answers. `between`: after each step.
 fn answers(
     engine: &mut Engine,
     questions: &[Question],
     mut between: impl FnMut(&mut Engine, &SoFar),
-) -> Vec<Vec<TokenId>> {
+) -> Vec<Answer> {
     let mut ids: Vec<SequenceId> = Vec::new();
     let mut answers: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let (mut step, mut idle) = (0, 0);
@@ -74,7 +91,7 @@ fn answers(
             answers
                 .entry(output.id)
                 .or_default()
-                .push(output.chosen.token);
+                .push((output.chosen.token, output.chosen.logprob));
         }
         assert!(idle < IDLE_STEPS_MAX, "something is waited for in vain");
         let len = answers.values().map(Vec::len).max().unwrap_or(0);
@@ -157,7 +174,7 @@ impl Workers {
         if let Some(fate) = living.choose(&mut self.rng) {
             let soon = self.rng.random_range(1..40);
             let at = *["order", "reply"].choose(&mut self.rng).unwrap();
-            let kind = *["take", "put", "switch"].choose(&mut self.rng).unwrap();
+            let kind = *["take", "take", "put", "switch"].choose(&mut self.rng).unwrap();
             match self.rng.random_range(0..4) {
                 0 => fate.die_now(),
                 1 => fate.die_at_order(soon),
@@ -172,7 +189,7 @@ impl Workers {
         if self.rng.random_bool(deaths) {
             self.kill();
             // Two at a time, now and then: those that are lost in one stage are lost together.
-            if self.rng.random_bool(0.3) {
+            if self.rng.random_bool(0.5) {
                 self.kill();
             }
         }
@@ -198,7 +215,7 @@ impl Workers {
             return;
         }
         // Now and then another goal while the last one is under way.
-        if spread.is_migrating() && !self.rng.random_bool(0.01) {
+        if spread.is_migrating() && !self.rng.random_bool(0.03) {
             return;
         }
         if spread.is_migrating() {
@@ -212,7 +229,7 @@ impl Workers {
     }
 }
 
-fn one_device(model: &Arc<Model>, questions: &[Question]) -> Vec<Vec<TokenId>> {
+fn one_device(model: &Arc<Model>, questions: &[Question]) -> Vec<Answer> {
     let mut engine = Engine::new(Arc::clone(model), limits(MANY_BLOCKS));
     answers(&mut engine, questions, |_, _| {})
 }
@@ -273,10 +290,9 @@ fn run(model: &Arc<Model>, setting: &Setting) -> Arc<Seen> {
             workers.disturb(engine, so_far.len, setting.deaths);
             watch.look((engine, so_far), workers.lost, &seen);
         });
-        assert!(
-            found == expected,
-            "seed {seed}: other tokens than of one device"
-        );
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_same(found, expected, seed);
+        }
         let (used, _) = engine.block_usage();
         assert_eq!(used, 0, "seed {seed}: blocks are left");
         done += workers.placements;
@@ -315,7 +331,6 @@ fn workers_that_die_and_come_back_change_no_token() {
         "died at order: feed-forward",
         "died at reply: heads",
         "died at reply: feed-forward",
-        "lost together",
         "repeated",
         "lied: not a number",
         "lied: too few numbers",
@@ -343,7 +358,7 @@ fn a_thousand_placements_change_no_token_of_tinystories() {
 fn workers_that_die_while_jobs_change_hands_change_no_token() {
     let setting = Setting {
         deaths: 0.1,
-        ..Setting::deaths(120)
+        ..Setting::deaths(160)
     };
     let seen = run(&tiny(), &setting);
     seen.assert_all(&[
@@ -353,8 +368,8 @@ fn workers_that_die_while_jobs_change_hands_change_no_token() {
         "died at reply: take",
         "died at reply: put",
         "died at reply: switch",
-        "lied: another answer",
         "given up",
+        "lost together",
     ]);
 }
 
@@ -368,7 +383,7 @@ fn few_blocks_and_late_layers_change_no_token() {
         placements: 40,
         ..Setting::deaths(40)
     };
-    run(&tiny(), &setting).assert_all(&["preempted", "layers came late", "died at reply: heads"]);
+    run(&tiny(), &setting).assert_all(&["preempted", "layers came late"]);
 }
 
 /// Sessions begin with what others of them have computed, wherever the heads were then.

@@ -59,18 +59,18 @@ pub(crate) fn questions(model: &Model, kind: Kind, rng: &mut StdRng) -> Vec<Ques
         Kind::Apart => rng.random_range(1..=3),
         Kind::Late | Kind::Session => 3,
     };
-    let begin = tokens(rng, 30);
-    let common = CloudSegment::computed(model, &tokens(rng, 20));
+    let session = (kind == Kind::Session).then(|| {
+        let begin = tokens(rng, 30);
+        (begin, CloudSegment::computed(model, &tokens(rng, 20)))
+    });
     let one = |index: usize| {
-        let own = rng.random_range(1..30);
-        let cloud = match kind {
-            Kind::Apart if rng.random_bool(0.5) => None,
-            Kind::Apart | Kind::Late => Some(CloudSegment::computed(model, &tokens(rng, 20))),
-            Kind::Session => Some(common.clone()),
-        };
-        let prompt = match kind {
-            Kind::Apart | Kind::Late => tokens(rng, own),
-            Kind::Session => [begin.clone(), tokens(rng, own)].concat(),
+        let (cloud, mut prompt) = (tokens(rng, 20), tokens(rng, 30));
+        prompt.truncate(rng.random_range(1..30));
+        let has_cloud = rng.random_bool(0.5) || kind == Kind::Late;
+        let cloud = has_cloud.then(|| CloudSegment::computed(model, &cloud));
+        let (cloud, prompt) = match &session {
+            Some((begin, common)) => (Some(common.clone()), [&begin[..], &prompt].concat()),
+            None => (cloud, prompt),
         };
         Question {
             at: match kind {
