@@ -107,7 +107,8 @@ pub fn run(args: &WorkerArgs) -> Result<(), Failure> {
         let endpoint = endpoint.map_err(Failure::of(Exit::Usage))?;
         let first = args.dial(&endpoint).await?;
         say(format_args!("lending this device to {}\n", first.addr()))?;
-        let empty = |shape, model| Shard::empty(shape, model, &device);
+        let bytes_max = lent.memory_bytes;
+        let empty = |shape, model| Shard::empty(shape, model, &device).with_bytes_max(bytes_max);
         lend(args, (&endpoint, first), &lent, &empty).await
     })
 }

@@ -182,6 +182,10 @@ fn task(task: Task) -> (WorkerTask, Bytes) {
             (WorkerTask::Switch { layers }, none)
         }
         Task::Unstage => (WorkerTask::Unstage, none),
+        Task::Wipe { blocks } => {
+            let blocks = all_small(&blocks);
+            (WorkerTask::Wipe { blocks }, none)
+        }
     }
 }
 
@@ -302,6 +306,9 @@ fn received_task(task: WorkerTask, numbers: &[u8]) -> Result<Task, WireError> {
             layers: layers.into_iter().map(received_jobs).collect(),
         },
         WorkerTask::Unstage => Task::Unstage,
+        WorkerTask::Wipe { blocks } => Task::Wipe {
+            blocks: all_large(blocks),
+        },
     })
 }
 

@@ -284,7 +284,7 @@ impl Worker {
     /// The next command; nothing if it is time to look after those that compute with this node.
     fn wait(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Hungup> {
         let is_watching = self.foreman.as_ref().is_some_and(Foreman::has_hands);
-        let is_migrating = self.engine.spread().is_some_and(|it| it.is_migrating());
+        let is_migrating = self.engine.spread().is_some_and(|it| it.awaits_workers());
         let period = match (is_watching, is_migrating) {
             (false, _) => {
                 let command = commands.recv();

@@ -132,7 +132,7 @@ impl BatchPass {
         let layer = self.layer;
         // What was projected ahead is projected again, wherever its heads are now.
         self.queries = None;
-        if self.is_missing(layer) {
+        if self.is_missing(layer) || !spread.can_compute(layer, self.plan.prefixes()) {
             return Ok(Progress::NeedsLayer(layer));
         }
         let weights = &model.decoder.layers()[layer.as_usize()];

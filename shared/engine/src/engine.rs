@@ -136,10 +136,12 @@ struct State {
 }
 
 impl State {
-    /// Whether no layer of its cloud prompt is missing.
-    fn is_ready(&self) -> bool {
-        let segment = self.segment.as_ref();
-        segment.is_none_or(CloudSegment::is_complete)
+    /// Whether no layer of its cloud prompt is missing, here or wherever heads are.
+    fn is_ready(&self, spread: Option<&Spread>) -> bool {
+        let is_there = |segment: &CloudSegment| {
+            segment.is_complete() && spread.is_none_or(|it| it.has_everywhere(segment))
+        };
+        self.segment.as_ref().is_none_or(is_there)
     }
 }
 
@@ -305,10 +307,10 @@ impl Engine {
         if !self.tend() {
             return Some(Vec::new());
         }
-        let sequences = &self.sequences;
+        let (sequences, spread) = (&self.sequences, self.spread.as_ref());
         let arriving = |id| {
             let state: Option<&State> = sequences.get(&id);
-            state.is_some_and(|state| !state.is_ready())
+            state.is_some_and(|state| !state.is_ready(spread))
         };
         let Step { preempted, rows } = self.scheduler.next_step(arriving);
         self.drop_rows(&preempted);
@@ -320,7 +322,7 @@ impl Engine {
         let mut progressed = !rows.is_empty();
         let (ready, waiting): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .partition(|row| self.sequences[&row.id].is_ready());
+            .partition(|row| self.sequences[&row.id].is_ready(self.spread.as_ref()));
         let mut outputs = Vec::new();
         if !ready.is_empty() {
             let mut ready = self.begin(ready);

@@ -39,6 +39,6 @@ pub use shard::{
     ShardShape, SharedPrefix, Task,
 };
 pub use spread::{
-    Clock, Gone, LayerOwners, Lost, Owner, Owners, Pace, Part, Patience, Spread, SpreadEvent,
-    Timing, WorkerId, WorkerPort,
+    Clock, Gone, LayerOwners, Lost, Owner, Owners, Pace, Part, Patience, Portions, Spread,
+    SpreadEvent, Timing, WorkerId, WorkerPort,
 };

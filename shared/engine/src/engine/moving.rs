@@ -110,29 +110,21 @@ impl Engine {
         Some(KvChunk { tokens, layers })
     }
 
-    /// Overwrites the keys and values that only this generation has; they are lost to it.
+    /// Overwrites the keys and values that only this generation has, on all devices; they are lost to it.
     pub fn wipe(&mut self, id: SequenceId) {
         let Some(table) = self.scheduler.table(id) else {
             return;
         };
-        let block_len = table.block_len();
         let blocks = table.blocks().iter().copied();
-        let places: Arc<[BlockPlace]> = blocks
-            .filter(|block| !self.scheduler.is_shared(*block))
-            .flat_map(|block| {
-                let block = block.as_usize();
-                (0..block_len).map(move |slot| BlockPlace { block, slot })
-            })
-            .collect();
-        if places.is_empty() {
+        let own = blocks.filter(|block| !self.scheduler.is_shared(*block));
+        let blocks: Vec<_> = own.map(|block| block.as_usize()).collect();
+        if blocks.is_empty() {
             return;
         }
-        let (dim, device) = (self.model.geometry.head_dim(), self.model.decoder.device());
-        for kv in self.shard.all_kv() {
-            let zeros = Tensor::zeros([places.len(), kv.head_count(), dim], &device);
-            kv.write(&places, &zeros, &zeros);
+        self.shard.wipe(&blocks);
+        if let Some(spread) = &mut self.spread {
+            spread.wipe(&blocks);
         }
-        self.touched(&places);
     }
 
     /// Puts keys and values in that were computed elsewhere, for a held generation. They are next to

@@ -3,6 +3,7 @@
 use edgeprompt_attention::BlockPlace;
 
 use super::Engine;
+use crate::CloudSegment;
 use crate::shard::ShardShape;
 use crate::spread::{Clock, Losses, Owner, Owners, Pace, Spread, WorkerId, WorkerPort};
 
@@ -84,7 +85,17 @@ impl Engine {
         let Some(spread) = &mut self.spread else {
             return true;
         };
-        let scheduler = &self.scheduler;
+        let (scheduler, sequences) = (&self.scheduler, &self.sequences);
+        // Those that wait for their turn can wait for their cloud prompt again.
+        let is_used = |segment: &CloudSegment| {
+            let mut computing = sequences.iter();
+            computing.any(|(id, state)| {
+                let own = state.segment.as_ref();
+                own.is_some_and(|it| it.layers.is_same(&segment.layers))
+                    && scheduler.table(*id).is_some()
+            })
+        };
+        spread.forget_unused(is_used, &mut self.shard);
         let used = || {
             let blocks = scheduler.used_blocks().into_iter();
             blocks.map(|block| block.as_usize()).collect()

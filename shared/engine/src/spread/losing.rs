@@ -22,21 +22,23 @@ impl Spread {
 
     /// Makes the jobs of some devices the leader's, without their keys and values.
     fn take_back(&mut self, shard: &mut Shard, is_theirs: impl Fn(Owner) -> bool) {
-        for index in 0..self.owners.layers().len() {
+        let mut owners = self.owners.clone();
+        for index in 0..owners.layers().len() {
             let layer = LayerIndex(u32::try_from(index).expect("layers fit in u32"));
-            for job in self.owners.all_jobs(layer) {
-                if is_theirs(self.owners.owner(layer, job)) {
-                    self.owners.give(layer, job, Owner::Here);
+            for job in owners.all_jobs(layer) {
+                if is_theirs(owners.owner(layer, job)) {
+                    owners.give(layer, job, Owner::Here);
                 }
-                if self.owners.owner(layer, job) == Owner::Here && !shard.has(layer, job) {
+                if owners.owner(layer, job) == Owner::Here && !shard.has(layer, job) {
                     let staged = shard.stage(layer, job, None);
                     staged.expect("a leader has the model");
                 }
             }
-            let mine = self.owners.layer_jobs(layer, Owner::Here);
+            let mine = owners.layer_jobs(layer, Owner::Here);
             let switched = shard.switch(&mine);
             switched.expect("what is not there is staged");
         }
+        self.set_owners(owners);
     }
 
     /// Everything becomes the leader's: for when it is not known who has what.
@@ -50,7 +52,7 @@ impl Spread {
         };
         let layers: Vec<_> = (0..self.owners.layers().len()).map(nothing).collect();
         for worker in self.workers.values_mut() {
-            worker.prefixes.clear();
+            worker.prefixes.retain(|_, _| false);
             let task = Task::Switch {
                 layers: layers.clone(),
             };
@@ -66,6 +68,7 @@ impl Spread {
 
     pub(super) fn unstage(&mut self, shard: &mut Shard) {
         shard.unstage();
+        self.prefixes_follow();
         let turn = self.turn();
         for worker in self.workers.values_mut() {
             // Behind what was sent aside before, which is then of no use.

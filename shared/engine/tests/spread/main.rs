@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use edgeprompt_engine::{
-    Engine, EngineLimits, LayerOwners, Owner, Owners, SequenceId, ShardShape, SpreadEvent, WorkerId,
+    Engine, EngineLimits, LayerOwners, Owner, Owners, Portions, SequenceId, ShardShape,
+    SpreadEvent, WorkerId,
 };
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::{Model, ModelShape};
@@ -35,6 +36,16 @@ const SLICES: usize = 4;
 /// Blocks for all that is asked for at a time, and blocks for less than that.
 const MANY_BLOCKS: usize = 48;
 const FEW_BLOCKS: usize = 18;
+
+/// Several for whatever travels.
+const SMALL_PORTIONS: Portions = Portions {
+    under_way_max: 60,
+    under_way_bytes: 1 << 14,
+    cut_bytes: 1 << 16,
+    message_numbers: 1,
+    prefix_numbers: 1 << 10,
+    late_blocks: 0,
+};
 
 /// Steps in which nothing was computed, one after the other: more than anything waits for.
 const IDLE_STEPS_MAX: usize = 2000;
@@ -174,7 +185,9 @@ impl Workers {
         if let Some(fate) = living.choose(&mut self.rng) {
             let soon = self.rng.random_range(1..40);
             let at = *["order", "reply"].choose(&mut self.rng).unwrap();
-            let kind = *["take", "take", "put", "switch"].choose(&mut self.rng).unwrap();
+            let kind = *["take", "take", "put", "switch"]
+                .choose(&mut self.rng)
+                .unwrap();
             match self.rng.random_range(0..4) {
                 0 => fate.die_now(),
                 1 => fate.die_at_order(soon),
@@ -188,9 +201,11 @@ impl Workers {
     fn disturb(&mut self, engine: &mut Engine, len: usize, deaths: f64) {
         if self.rng.random_bool(deaths) {
             self.kill();
-            // Two at a time, now and then: those that are lost in one stage are lost together.
-            if self.rng.random_bool(0.5) {
-                self.kill();
+            // Now and then all in one stage: they are lost together.
+            if self.rng.random_bool(0.1) {
+                let (at, kind) = ("reply", "heads");
+                let living = self.living.values();
+                living.for_each(|fate| fate.die_at(Moment { at, kind }));
             }
         }
         if self.living.len() < 4 && self.rng.random_bool(deaths) {
@@ -211,15 +226,14 @@ impl Workers {
             self.seen.note("lost together");
         }
         let spread = engine.spread().unwrap();
-        if len / MOVE_EVERY == self.moved_at {
-            return;
-        }
-        // Now and then another goal while the last one is under way.
-        if spread.is_migrating() && !self.rng.random_bool(0.03) {
-            return;
-        }
         if spread.is_migrating() {
+            // Now and then there is another goal while the last one is under way.
+            if !self.rng.random_bool(deaths / 4.0) {
+                return;
+            }
             self.seen.note("given up");
+        } else if len / MOVE_EVERY == self.moved_at {
+            return;
         }
         self.moved_at = len / MOVE_EVERY;
         let there = spread.workers().map(Owner::Worker);
@@ -283,6 +297,9 @@ fn run(model: &Arc<Model>, setting: &Setting) -> Arc<Seen> {
         let arriving = question::arriving(model, &asked);
         let mut engine = Engine::new(Arc::clone(model), limits(setting.block_count));
         engine.open_to_workers(SLICES, (Arc::new(|| Duration::ZERO), Arc::new(|_| {})));
+        if rng.random_bool(0.2) {
+            engine.spread_mut().unwrap().move_in(SMALL_PORTIONS);
+        }
         let mut workers = Workers::new(model, &mut engine, (&seen, setting.manners), seed);
         let mut watch = question::Watch::default();
         let found = answers(&mut engine, &arriving, |engine, so_far| {
@@ -370,6 +387,8 @@ fn workers_that_die_while_jobs_change_hands_change_no_token() {
         "died at reply: switch",
         "given up",
         "lost together",
+        "another portion",
+        "another round",
     ]);
 }
 

@@ -1,7 +1,7 @@
 //! A worker in this process, as slow in the background as the seed will have it. It dies when its fate
 //! says so, and its manners may be bad.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -116,6 +116,8 @@ pub(crate) struct InProcess {
     said: Option<Reply>,
     aside: VecDeque<Order>,
     aside_replies: VecDeque<Reply>,
+    /// What came aside, by layer, head and block.
+    put: BTreeSet<[usize; 3]>,
 }
 
 impl InProcess {
@@ -134,6 +136,7 @@ impl InProcess {
             said: None,
             aside: VecDeque::new(),
             aside_replies: VecDeque::new(),
+            put: BTreeSet::new(),
         }
     }
 
@@ -143,6 +146,27 @@ impl InProcess {
         let answer = obeyed.expect("a leader makes no mistakes")?;
         let turn = order.turn;
         Some(Reply { turn, answer })
+    }
+
+    /// What is late travels in rounds, each in portions.
+    fn watch(&mut self, task: &Task) {
+        match task {
+            Task::Put {
+                layer,
+                head,
+                blocks,
+                ..
+            } => {
+                let mut places = blocks.iter().map(|block| [*layer, *head, *block]);
+                if !places.all(|place| self.put.insert(place)) {
+                    self.fate.seen.note("another round");
+                } else if self.put.len() > blocks.len() {
+                    self.fate.seen.note("another portion");
+                }
+            }
+            Task::Weights { .. } | Task::Unstage => self.put.clear(),
+            _ => {}
+        }
     }
 
     fn check(&self) -> Result<(), Gone> {
@@ -186,6 +210,7 @@ fn kind(task: &Task) -> &'static str {
         Task::Put { .. } => "put",
         Task::Switch { .. } => "switch",
         Task::Unstage => "unstage",
+        Task::Wipe { .. } => "wipe",
     }
 }
 
@@ -236,6 +261,7 @@ impl WorkerPort for InProcess {
             let Some(order) = self.aside.pop_front() else {
                 break;
             };
+            self.watch(&order.task);
             let reply = self.obey(order);
             self.aside_replies.extend(reply);
         }
