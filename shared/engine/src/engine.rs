@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
-use edgeprompt_attention::BlockPlace;
-use edgeprompt_kv::{LayerIndex, OutOfBlocks, TokenId};
+use edgeprompt_kv::{LayerIndex, TokenId};
 use edgeprompt_model::Model;
 
 use crate::batch::{BatchPass, BatchRow};
@@ -56,17 +54,6 @@ pub enum SubmitError {
     /// The schedule has no place for it.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
-}
-
-/// Why a session is not given what its prompts begin with. They are computed then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAdopted {
-    /// Heads are on several devices.
-    #[error("attention heads are on several devices")]
-    Spread,
-    /// The pool has no room.
-    #[error(transparent)]
-    OutOfBlocks(#[from] OutOfBlocks),
 }
 
 /// Why a generation ended.
@@ -120,7 +107,7 @@ pub struct Engine {
 mod moving;
 mod spreading;
 
-pub use moving::{KvChunk, Progressed};
+pub use moving::{KvChunk, NotAdopted, Progressed};
 pub use spreading::Demand;
 
 struct State {
@@ -204,45 +191,6 @@ impl Engine {
             },
         );
         Ok(id)
-    }
-
-    /// Gives a session what its prompts begin with, from a segment that is complete: concatenated with
-    /// what is private, and read by each sequence for itself. What does not fill a block is left out.
-    ///
-    /// # Errors
-    /// [`NotAdopted`]; nothing is changed then.
-    ///
-    /// # Panics
-    /// If a layer of the segment is missing, or it is not of these tokens.
-    pub fn adopt(
-        &mut self,
-        session: SessionId,
-        tokens: &[TokenId],
-        segment: &CloudSegment,
-    ) -> Result<(), NotAdopted> {
-        assert_eq!(segment.range().len(), tokens.len(), "a token for each key");
-        if !self.shard.is_whole() {
-            return Err(NotAdopted::Spread);
-        }
-        let blocks = self.scheduler.adopt(session, tokens)?;
-        let block_len = self.scheduler.limits().block_len.get();
-        let places: Arc<[BlockPlace]> = blocks
-            .iter()
-            .flat_map(|block| {
-                let block = block.as_usize();
-                (0..block_len).map(move |slot| BlockPlace { block, slot })
-            })
-            .collect();
-        for (layer, kv) in (0..).map(LayerIndex).zip(self.shard.all_kv()) {
-            let view = segment.layers.get(layer).expect("the segment is complete");
-            let of_tokens = |tensor: &Tensor<3>| {
-                let adopted = tensor.clone().narrow(1, 0, places.len());
-                adopted.swap_dims(0, 1)
-            };
-            kv.write(&places, &of_tokens(&view.keys), &of_tokens(&view.values));
-        }
-        self.touched(&places);
-        Ok(())
     }
 
     /// Ends a generation early; its blocks are free at once.

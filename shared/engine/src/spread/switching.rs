@@ -8,6 +8,14 @@ use super::migration::{Migration, are_kv};
 use super::{Losses, Lost, Owner, Spread, SpreadEvent, WorkerId, confused, unknown};
 use crate::shard::{Answer, Job, Order, Shard, Task};
 
+/// A head whose last keys and values follow, and where to.
+#[derive(Clone, Copy)]
+struct LateHead {
+    layer: LayerIndex,
+    head: usize,
+    to: Owner,
+}
+
 impl Spread {
     /// `late` and `used`: blocks that were written since, and all with keys and values.
     pub(super) fn hand_over(
@@ -77,7 +85,8 @@ impl Spread {
         shard: &mut Shard,
     ) -> Result<(), Losses> {
         let mut sent = Vec::new();
-        for ((layer, head, to), numbers) in self.take_late(migration, late, shard)? {
+        for (to_head, numbers) in self.take_late(migration, late, shard)? {
+            let LateHead { layer, head, to } = to_head;
             migration.kv_bytes += size_of_val(numbers.as_slice()) as u64;
             match to {
                 Owner::Here => {
@@ -105,14 +114,17 @@ impl Spread {
         migration: &Migration,
         late: &[usize],
         shard: &Shard,
-    ) -> Result<Vec<((LayerIndex, usize, Owner), Vec<f32>)>, Losses> {
+    ) -> Result<Vec<(LateHead, Vec<f32>)>, Losses> {
         let heads = migration.moves.iter().filter_map(|it| match it.job {
-            Job::Head(head) => Some(((it.layer, head, it.to), it.from)),
+            Job::Head(head) => {
+                let (layer, to) = (it.layer, it.to);
+                Some((LateHead { layer, head, to }, it.from))
+            }
             Job::Slice(_) => None,
         });
         let mut asked = Vec::new();
         for (place, from) in heads {
-            let (layer, head, _) = place;
+            let LateHead { layer, head, .. } = place;
             let turn = match from {
                 Owner::Here => None,
                 Owner::Worker(id) => {
@@ -131,7 +143,7 @@ impl Spread {
         for (place, turn) in asked {
             match turn {
                 None => {
-                    let numbers = shard.take(place.0, place.1, late);
+                    let numbers = shard.take(place.layer, place.head, late);
                     taken.push((place, numbers.expect("the leader has the head")));
                 }
                 Some((id, turn)) => match self.answer((id, turn), until) {

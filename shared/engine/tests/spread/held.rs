@@ -74,7 +74,7 @@ fn what_is_put_in_while_heads_move_moves_with_them() {
         let (source, id, answered) = begun(&model, &asked[0]);
         let [first, second] = in_two(&source, id, &mut rng);
         let mut target = spread_engine(&model, &seen, &mut rng);
-        target.submit(asked[1].generation()).unwrap();
+        let other = target.submit(asked[1].generation()).unwrap();
         let held = target.submit_held(asked[0].generation(), &answered, 0);
         let held = held.unwrap();
         target.put_in(held, first).unwrap();
@@ -91,6 +91,9 @@ fn what_is_put_in_while_heads_move_moves_with_them() {
             }
         }
         some_steps(&mut target, held, rng.random_range(0..20));
+        // What another had is overwritten on all devices, and only that.
+        target.wipe(other);
+        target.cancel(other);
         target.release(held);
         let mut found = answered.clone();
         while target.progress(held).is_some() {
@@ -98,7 +101,7 @@ fn what_is_put_in_while_heads_move_moves_with_them() {
         }
         assert!(found == expected, "seed {seed}: other tokens");
     }
-    seen.assert_all(&["put in on the way", "put in too late"]);
+    seen.assert_all(&["put in on the way", "put in too late", "wipe"]);
 }
 
 #[test]
