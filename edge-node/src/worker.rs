@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -107,8 +107,7 @@ pub fn run(args: &WorkerArgs) -> Result<(), Failure> {
         let endpoint = endpoint.map_err(Failure::of(Exit::Usage))?;
         let first = args.dial(&endpoint).await?;
         say(format_args!("lending this device to {}\n", first.addr()))?;
-        let bytes_max = lent.memory_bytes;
-        let empty = |shape, model| Shard::empty(shape, model, &device).with_bytes_max(bytes_max);
+        let empty = |shape, model| Shard::empty(shape, model, &device);
         lend(args, (&endpoint, first), &lent, &empty).await
     })
 }
@@ -124,24 +123,33 @@ async fn lend(
     let mut pause = PAUSE;
     loop {
         if let Some(link) = link.take() {
+            let began = Instant::now();
             match lend_once(link, lent, empty).await {
                 Ended::Stopped => return Ok(()),
                 Ended::ByLeader(Ok(())) => {}
                 Ended::ByLeader(Err(error)) => tracing::warn!(%error, "the leader is lost"),
             }
+            // One that takes it and ends at once is asked ever less often.
+            if began.elapsed() > PAUSE_MAX {
+                pause = PAUSE;
+            }
         }
-        tokio::select! {
+        let again = async {
+            sleep(pause).await;
+            args.dial(endpoint).await
+        };
+        let again = tokio::select! {
             _ = told_to_stop() => return Ok(()),
-            () = sleep(pause) => {}
-        }
-        match args.dial(endpoint).await {
+            again = again => again,
+        };
+        pause = (pause * 2).min(PAUSE_MAX);
+        match again {
             Ok(again) => {
                 tracing::info!(leader = %again.addr(), "lending this device again");
-                (link, pause) = (Some(again), PAUSE);
+                link = Some(again);
             }
             Err(failure) => {
                 tracing::debug!(error = %failure.error, "the leader is not there");
-                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }

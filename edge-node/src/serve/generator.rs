@@ -266,17 +266,20 @@ impl Worker {
             let stepped = self.engine.step_told(&mut record);
             self.tally.step_times().note(&watch);
             let token_count = stepped.as_ref().map_or(0, Vec::len);
+            let is_idle = stepped.is_none();
+            // Before anything is planned, which takes its time.
+            let outputs = stepped.into_iter().flatten();
+            outputs.for_each(|output| self.tell(output));
             if let Some(foreman) = &mut self.foreman {
                 foreman.after_step(&mut self.engine, token_count);
             }
-            match stepped {
-                Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
+            if is_idle {
                 // Nothing to compute before something happens.
-                None => match self.wait(commands) {
+                match self.wait(commands) {
                     Ok(Some(command)) => self.obey(command),
                     Ok(None) => {}
                     Err(Hungup) => return,
-                },
+                }
             }
         }
     }

@@ -319,12 +319,6 @@ impl Shard {
         here.chain(self.prefixes_ahead.values())
     }
 
-    /// Bytes of the weights here, those that are on their way included.
-    pub fn weight_bytes(&self) -> u64 {
-        let jobs = self.jobs().map(|job| self.shape.weight_bytes(job));
-        jobs.sum()
-    }
-
     /// What is here and on its way.
     fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
         let jobs = self.layers.iter().flat_map(|layer| {
