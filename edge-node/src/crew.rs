@@ -1,10 +1,14 @@
 //! A model on several devices: an edge node leads, others lend it theirs. What is placed where is
 //! `edgeprompt_placement`'s to say, how it is computed the engine's; here it travels.
 
+mod awaited;
+mod debt;
+mod figures;
 pub mod foreman;
 pub mod gate;
 mod measures;
 pub mod port;
+mod setbacks;
 pub mod wire;
 pub mod work;
 

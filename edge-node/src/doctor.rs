@@ -364,9 +364,10 @@ fn not_linked(addr: &str, error: ConnectError) -> Finding {
             "run `edge-node join TOKEN --replace` with a token from `cloud-node invite`"
         }
         ConnectError::Version => "update both nodes to the same release",
-        ConnectError::Full | ConnectError::TooManyLinks | ConnectError::Lost(_) => {
-            "try again; if it stays so, look at the cloud's log"
-        }
+        ConnectError::Full
+        | ConnectError::TooManyLinks
+        | ConnectError::NotNamed { .. }
+        | ConnectError::Lost(_) => "try again; if it stays so, look at the cloud's log",
     };
     let failure = link::cloud_failure(error.into());
     let said = format!("{addr}: {}", failure.message());

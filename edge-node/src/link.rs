@@ -110,6 +110,7 @@ const fn connect_exit(error: &ConnectError) -> Exit {
         | ConnectError::Lost(_) => Exit::PeerUnreachable,
         ConnectError::CloudNotTrusted { .. }
         | ConnectError::EdgeNotTrusted { .. }
+        | ConnectError::NotNamed { .. }
         | ConnectError::TokenAlreadyUsed
         | ConnectError::TokenExpired
         | ConnectError::TokenUnknown => Exit::VerificationFailed,

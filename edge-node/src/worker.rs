@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -123,24 +123,33 @@ async fn lend(
     let mut pause = PAUSE;
     loop {
         if let Some(link) = link.take() {
+            let began = Instant::now();
             match lend_once(link, lent, empty).await {
                 Ended::Stopped => return Ok(()),
                 Ended::ByLeader(Ok(())) => {}
                 Ended::ByLeader(Err(error)) => tracing::warn!(%error, "the leader is lost"),
             }
+            // One that takes it and ends at once is asked ever less often.
+            if began.elapsed() > PAUSE_MAX {
+                pause = PAUSE;
+            }
         }
-        tokio::select! {
+        let again = async {
+            sleep(pause).await;
+            args.dial(endpoint).await
+        };
+        let again = tokio::select! {
             _ = told_to_stop() => return Ok(()),
-            () = sleep(pause) => {}
-        }
-        match args.dial(endpoint).await {
+            again = again => again,
+        };
+        pause = (pause * 2).min(PAUSE_MAX);
+        match again {
             Ok(again) => {
                 tracing::info!(leader = %again.addr(), "lending this device again");
-                (link, pause) = (Some(again), PAUSE);
+                link = Some(again);
             }
             Err(failure) => {
                 tracing::debug!(error = %failure.error, "the leader is not there");
-                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }

@@ -5,6 +5,7 @@ mod nodes;
 mod report;
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,7 @@ use edgeprompt_model::ModelShape;
 use serde::Serialize;
 
 use nodes::Nodes;
-use report::{Report, Sample};
+use report::{Moved, Report, Sample};
 
 use crate::result_dir::ResultDirArgs;
 
@@ -27,6 +28,9 @@ pub(crate) struct ExecutionArgs {
     #[arg(long, default_value_t = ModelShape::M110)]
     #[serde(serialize_with = "super::simulation::by_name")]
     pub(crate) model_shape: ModelShape,
+    /// A model instead: a Hugging Face folder or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
     /// Devices beside the leader
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     pub(crate) workers: Vec<usize>,
@@ -67,6 +71,15 @@ pub(crate) struct ExecutionArgs {
 }
 
 impl ExecutionArgs {
+    /// What the devices compute, for people.
+    pub(crate) fn model_name(&self) -> String {
+        let path = self.model.as_ref().and_then(|path| path.file_stem());
+        path.map_or_else(
+            || self.model_shape.to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
     pub(crate) fn rtt(&self) -> Result<Duration> {
         Ok(Duration::try_from_secs_f64(self.rtt_ms / 1e3)?)
     }
@@ -85,6 +98,7 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
         for policy in POLICIES {
             eprintln!("{workers} workers, placed {policy}");
             let nodes = Nodes::start(args, (*workers, policy))?;
+            let forecast_ms = nodes.forecast()?;
             for _ in 0..args.warm_ups {
                 nodes.answer(args)?;
             }
@@ -107,7 +121,11 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
                 })
             });
             let samples = samples.collect::<Result<Vec<_>>>()?;
-            report.add((*workers, policy), samples, nodes.migrations()?);
+            let moved = Moved {
+                migrations: nodes.migrations()?,
+                forecast_ms,
+            };
+            report.add((*workers, policy), samples, moved);
         }
     }
     report.print();

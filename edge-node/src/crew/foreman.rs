@@ -2,24 +2,25 @@
 //! the engine, between two steps.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{
-    Clock, Engine, LayerOwners, Owner, Owners, Pace, Part, ShardShape, SpreadEvent, Timing,
-    WorkerId,
+    Clock, Engine, LayerOwners, Owner, Owners, Pace, Part, SpreadEvent, Timing, WorkerId,
 };
 use edgeprompt_placement::{
-    Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Placement, Policy, WeightCopy,
-    decide, exact, real, step_seconds,
+    Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide,
+    exact, real, step_seconds,
 };
 use edgeprompt_telemetry::names;
 use metrics::{counter, gauge, histogram};
 
+use crate::crew::debt::Debt;
+use crate::crew::figures::{self, model_shape, owners, placement};
 use crate::crew::gate::Newcomer;
 use crate::crew::measures::Smoothed;
 use crate::crew::port::Standing;
-use crate::crew::work::rest;
+use crate::crew::setbacks::Setbacks;
 
 /// Before anything is known of a link: what small networks carry.
 const RATE_UNKNOWN: f64 = 1e9;
@@ -48,6 +49,8 @@ pub struct ForemanConfig {
     pub policy: PlacementPolicy,
     /// How much of the time this node computes while workers are linked, from 1 to 100.
     pub own_percent: u8,
+    /// How long workers are waited for at most.
+    pub patience: Duration,
 }
 
 /// What is placed where.
@@ -68,6 +71,28 @@ struct Hand {
     has_model: bool,
     flops_per_second: Smoothed,
     one_way_seconds: Smoothed,
+    /// It was lost before, and is given nothing to do for a while.
+    is_waiting: bool,
+    /// It was seen to want to go.
+    is_leaving: bool,
+}
+
+impl Hand {
+    /// Whether it is to be given anything.
+    fn is_of_use(&self) -> bool {
+        !self.is_waiting && !self.is_leaving
+    }
+}
+
+/// When the next plan is due.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// After so many tokens.
+    InTime,
+    /// As soon as nothing is on its way.
+    Soon,
+    /// At once: what is on its way goes to somebody who wants to go.
+    Now,
 }
 
 /// Keeps the list of workers and decides what they do.
@@ -78,8 +103,8 @@ pub struct Foreman {
     own: Smoothed,
     next_id: u32,
     tokens_since: usize,
-    /// Somebody came, went or wants to go.
-    is_urgent: bool,
+    urgency: Urgency,
+    setbacks: Setbacks,
 }
 
 impl Foreman {
@@ -91,7 +116,8 @@ impl Foreman {
             hands: BTreeMap::new(),
             next_id: 0,
             tokens_since: 0,
-            is_urgent: false,
+            urgency: Urgency::InTime,
+            setbacks: Setbacks::default(),
             config,
         }
     }
@@ -121,13 +147,20 @@ impl Foreman {
             has_model: hello.has_model,
             flops_per_second: Smoothed::new(hello.flops_per_second),
             one_way_seconds: Smoothed::new(one_way.as_secs_f64()),
+            is_waiting: self.setbacks.is_waiting(standing.name(), Instant::now()),
+            is_leaving: false,
             standing,
         };
         self.hands.insert(id, hand);
         engine.join(id, Box::new(port));
-        self.is_urgent = true;
+        self.urge(Urgency::Soon);
+        self.be_patient(engine);
         self.gauge();
         id
+    }
+
+    fn urge(&mut self, urgency: Urgency) {
+        self.urgency = self.urgency.max(urgency);
     }
 
     /// Whether there is anybody to look after.
@@ -145,25 +178,49 @@ impl Foreman {
     pub fn after_step(&mut self, engine: &mut Engine, token_count: usize) {
         self.tokens_since += token_count;
         self.hear(engine);
+        self.let_in();
         self.let_go(engine);
         let Some(spread) = engine.spread() else {
             return;
         };
-        let is_time = self.is_urgent || self.tokens_since >= self.config.plan_every;
-        if !is_time || spread.is_migrating() {
+        let is_time = match self.urgency {
+            Urgency::Now => true,
+            Urgency::Soon => !spread.is_migrating(),
+            Urgency::InTime => {
+                self.tokens_since >= self.config.plan_every && !spread.is_migrating()
+            }
+        };
+        if !is_time || self.hands.is_empty() {
             return;
         }
-        if self.hands.is_empty() {
-            return;
-        }
-        (self.is_urgent, self.tokens_since) = (false, 0);
+        (self.urgency, self.tokens_since) = (Urgency::InTime, 0);
         self.measure(engine);
+        self.be_patient(engine);
         self.predict(engine);
         match self.config.policy {
             PlacementPolicy::Best => self.plan(engine),
             PlacementPolicy::Even => self.deal(engine),
             PlacementPolicy::Here => {}
         }
+    }
+
+    /// How long the engine is to wait for workers, as fast as they are.
+    fn be_patient(&self, engine: &mut Engine) {
+        let seen = engine.demand().context_len + self.headroom_len(engine);
+        let paces = self.hands.values().map(|hand| figures::Pace {
+            flops_per_second: hand.flops_per_second.get(),
+            one_way_seconds: hand.one_way_seconds.get(),
+            bits_per_second: rate(&hand.standing),
+        });
+        let patience = figures::patience(&self.model, seen, paces, self.config.patience);
+        if let Some(spread) = engine.spread_mut() {
+            spread.be_patient(patience);
+        }
+    }
+
+    /// Tokens that may come before the next plan.
+    fn headroom_len(&self, engine: &Engine) -> usize {
+        self.config.plan_every * engine.demand().sequence_count.max(1)
     }
 
     /// What a step takes with the placement in force, as the planner has it.
@@ -181,7 +238,7 @@ impl Foreman {
 
     /// Deals jobs to all devices in turn.
     fn deal(&self, engine: &mut Engine) {
-        let staying = self.hands.iter().filter(|it| !it.1.standing.is_leaving());
+        let staying = self.hands.iter().filter(|it| it.1.is_of_use());
         let all = [Owner::Here].into_iter();
         let all: Vec<_> = all
             .chain(staying.map(|(id, _)| Owner::Worker(*id)))
@@ -194,6 +251,14 @@ impl Foreman {
         });
         let goal = Owners::new(layers.collect());
         if engine.spread().is_some_and(|it| *it.owners() != goal) {
+            if let Ok(instance) = self.instance(engine) {
+                let counts = placement(&goal).counts(instance.devices());
+                forecast(step_seconds(
+                    &instance,
+                    &counts,
+                    instance.workload().dataflow,
+                ));
+            }
             engine.aim(goal);
         }
     }
@@ -218,32 +283,55 @@ impl Foreman {
                         .increment(kv_bytes + weight_bytes);
                 }
                 SpreadEvent::Lost(lost) => {
+                    let hand = self.hands.remove(&lost.worker);
+                    let pause = hand.map_or(Duration::ZERO, |hand| {
+                        self.setbacks.note(hand.standing.name(), Instant::now())
+                    });
                     tracing::warn!(
                         worker = lost.worker.0,
                         reason = lost.reason,
-                        "a worker is lost: what it had is computed again"
+                        pause_s = pause.as_secs(),
+                        "a worker is lost: what it had is computed again, and it is given nothing for a while"
                     );
                     counter!(names::EDGE_WORKERS_LOST_TOTAL).increment(1);
-                    self.hands.remove(&lost.worker);
-                    self.is_urgent = true;
+                    self.urge(Urgency::Soon);
                 }
             }
             self.gauge();
         }
     }
 
+    /// Those that were lost before and have waited long enough.
+    fn let_in(&mut self) {
+        let now = Instant::now();
+        let mut is_over = false;
+        for hand in self.hands.values_mut().filter(|hand| hand.is_waiting) {
+            hand.is_waiting = self.setbacks.is_waiting(hand.standing.name(), now);
+            is_over |= !hand.is_waiting;
+        }
+        if is_over {
+            self.urge(Urgency::Soon);
+        }
+    }
+
     /// Those that want to go, and have nothing to do any more.
     fn let_go(&mut self, engine: &mut Engine) {
-        let leaving = self.hands.iter().filter(|it| it.1.standing.is_leaving());
-        let leaving: Vec<_> = leaving.map(|(id, _)| *id).collect();
-        for id in leaving {
+        let leaving = self.hands.iter_mut();
+        let leaving = leaving.filter(|(_, hand)| hand.standing.is_leaving());
+        let leaving: Vec<_> = leaving
+            .map(|(id, hand)| (*id, std::mem::replace(&mut hand.is_leaving, true)))
+            .collect();
+        for (id, is_known) in leaving {
             let dismissed = engine.spread_mut().is_some_and(|it| it.dismiss(id));
             if dismissed {
                 tracing::info!(worker = id.0, "a worker left");
                 self.hands.remove(&id);
                 self.gauge();
             } else {
-                self.is_urgent = true;
+                self.urge(match is_known {
+                    true => Urgency::Soon,
+                    false => Urgency::Now,
+                });
             }
         }
     }
@@ -315,6 +403,7 @@ impl Foreman {
                     migration_ms = change.migration_seconds * 1e3,
                     "another placement is better"
                 );
+                forecast(Some(change.step_seconds));
                 engine.aim(owners(&change.placement));
             }
             Ok(Err(error)) => tracing::warn!(%error, "no placement: it stays as it is"),
@@ -334,7 +423,7 @@ impl Foreman {
             },
             weights: WeightCopy::Whole,
         };
-        let staying = self.hands.iter().filter(|it| !it.1.standing.is_leaving());
+        let staying = self.hands.iter().filter(|it| it.1.is_of_use());
         let devices = staying.map(|(id, hand)| Device {
             id: DeviceId(id.0 + 1),
             flops_per_second: hand.flops_per_second.get(),
@@ -356,7 +445,7 @@ impl Foreman {
                 0 => CONTEXT_IDLE,
                 _ => demand.context_len,
             },
-            headroom_len: self.config.plan_every * demand.sequence_count.max(1),
+            headroom_len: self.headroom_len(engine),
             ffn_slice_count: SLICE_COUNT,
         };
         let remaining = match demand.sequence_count {
@@ -366,6 +455,13 @@ impl Foreman {
         let spread = engine.spread();
         let previous = spread.map(|spread| placement(spread.owners()));
         Instance::new(devices, real(&self.model, &load), previous, remaining)
+    }
+}
+
+/// What was decided on is to take so long, as far as is known before anything moves.
+fn forecast(seconds: Option<f64>) {
+    if let Some(seconds) = seconds {
+        gauge!(names::EDGE_PLACEMENT_FORECAST_SECONDS).set(seconds);
     }
 }
 
@@ -379,76 +475,15 @@ fn rate(standing: &Standing) -> f64 {
     known.filter(|rate| *rate > 0.0).unwrap_or(RATE_UNKNOWN)
 }
 
-fn model_shape(shape: &ShardShape, vocab_len: usize) -> ModelShape {
-    ModelShape {
-        layer_count: shape.layer_count,
-        hidden_dim: shape.head.hidden_dim,
-        q_head_count: shape.kv_head_count * shape.head.group_len,
-        kv_head_count: shape.kv_head_count,
-        head_dim: shape.head.head_dim,
-        mlp_dim: shape.mlp_dim,
-        vocab_len,
-        weight_bytes: size_of::<f32>(),
-        kv_bytes: size_of::<f32>(),
-        hidden_bytes: size_of::<f32>(),
-    }
-}
-
-fn device(owner: Owner) -> DeviceId {
-    match owner {
-        Owner::Here => DeviceId(0),
-        Owner::Worker(id) => DeviceId(id.0 + 1),
-    }
-}
-
-const fn owner(device: DeviceId) -> Owner {
-    match device.0.checked_sub(1) {
-        None => Owner::Here,
-        Some(id) => Owner::Worker(WorkerId(id)),
-    }
-}
-
-/// As the planner has it: by stage, heads before slices in each layer.
-fn placement(owners: &Owners) -> Placement {
-    let stages = owners.layers().iter().flat_map(|layer| {
-        [&layer.heads, &layer.slices]
-            .map(|owners| owners.iter().map(|owner| device(*owner)).collect())
-    });
-    Placement::new(stages.collect())
-}
-
-/// As the engine has it.
-pub fn owners(placement: &Placement) -> Owners {
-    let stages = placement.owners().as_chunks::<2>().0.iter();
-    let of = |devices: &[DeviceId]| devices.iter().map(|device| owner(*device)).collect();
-    let layers = stages.map(|[heads, slices]| LayerOwners {
-        heads: of(heads),
-        slices: of(slices),
-    });
-    Owners::new(layers.collect())
-}
-
 /// What an engine is to know of time that others compute with: the clock, and to rest so much after its
 /// own part.
 pub fn time(own_percent: u8) -> (Clock, Pace) {
     let began = Instant::now();
     let clock = Arc::new(move || began.elapsed());
-    let pace = Arc::new(move |worked| rest(worked, own_percent));
+    let debt = Mutex::new(Debt::of(own_percent));
+    let pace = Arc::new(move |worked| {
+        let mut debt = debt.lock().unwrap_or_else(PoisonError::into_inner);
+        debt.pay(worked);
+    });
     (clock, pace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placements_and_owners_are_the_same_thing() {
-        let some = |seed: u32| (0..4).map(|it| owner(DeviceId((it * seed) % 3))).collect();
-        let layer = |seed| LayerOwners {
-            heads: some(seed),
-            slices: some(seed + 1),
-        };
-        let before = Owners::new((0..5).map(layer).collect());
-        assert_eq!(owners(&placement(&before)), before);
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use edgeprompt_protocol::{WorkerHello, WorkerSetup};
 use edgeprompt_transport::{
-    BindError, CloudEndpoint, EdgeIdentity, LinkConfig, PeerError, PeerLink,
+    BindError, CloudEndpoint, EdgeIdentity, LinkConfig, Named, PeerError, PeerLink,
 };
 
 use crate::crew::port::{LinkPort, Standing};
@@ -29,16 +29,17 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on `addr`; port 0 takes a free one. Needs a running tokio runtime.
+    /// Listens on `addr`; port 0 takes a free one. Lets in those that are named. Needs a running tokio
+    /// runtime.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn open(
         addr: SocketAddr,
-        identity: &EdgeIdentity,
+        named: (&EdgeIdentity, Named),
         (setup, patience): (WorkerSetup, Duration),
     ) -> Result<Self, BindError> {
-        let endpoint = CloudEndpoint::bind_for_workers(addr, identity, LinkConfig::default())?;
+        let endpoint = CloudEndpoint::bind_for_workers(addr, named, LinkConfig::default())?;
         Ok(Self {
             endpoint,
             setup,

@@ -8,7 +8,7 @@ use edgeprompt_engine::{
     Answer, Job, LayerJobs, Order, PrefixKey, Reply, RowShape, ShardShape, SharedPrefix, Task,
 };
 use edgeprompt_kv::ModelDigest;
-use edgeprompt_model::{HeadShape, QkNorm, QkvBias};
+use edgeprompt_model::{FeedForward, HeadShape, QkNorm, QkvBias};
 use edgeprompt_protocol::{
     WorkerAnswer, WorkerJob, WorkerJobs, WorkerOrder, WorkerPrefix, WorkerReply, WorkerRow,
     WorkerSetup, WorkerTask,
@@ -23,6 +23,9 @@ pub enum WireError {
     /// Numbers where there are none, or none where there must be.
     #[error("a message has more or fewer numbers than it must have")]
     Numbers,
+    /// A sum that is none.
+    #[error("a part of a sum is not finite")]
+    NotFinite,
 }
 
 /// Sizes fit: they are those of lists in memory.
@@ -39,9 +42,10 @@ fn all_large(sizes: Vec<u32>) -> Vec<usize> {
 }
 
 fn bytes_of(numbers: &[f32]) -> Bytes {
-    let mut bytes = Vec::with_capacity(size_of_val(numbers));
-    for number in numbers {
-        bytes.extend_from_slice(&number.to_le_bytes());
+    let mut bytes = vec![0; size_of_val(numbers)];
+    let (places, _) = bytes.as_chunks_mut::<4>();
+    for (place, number) in places.iter_mut().zip(numbers) {
+        *place = number.to_le_bytes();
     }
     bytes.into()
 }
@@ -182,6 +186,10 @@ fn task(task: Task) -> (WorkerTask, Bytes) {
             (WorkerTask::Switch { layers }, none)
         }
         Task::Unstage => (WorkerTask::Unstage, none),
+        Task::Wipe { blocks } => {
+            let blocks = all_small(&blocks);
+            (WorkerTask::Wipe { blocks }, none)
+        }
     }
 }
 
@@ -224,6 +232,42 @@ fn jobs(jobs: &LayerJobs) -> WorkerJobs {
         heads: all_small(&jobs.heads),
         slices: all_small(&jobs.slices),
     }
+}
+
+/// Most numbers that may follow an order: nothing is read of one that claims more.
+pub fn numbers_max(task: &WorkerTask, shape: &ShardShape) -> usize {
+    let product = |sizes: &[usize]| {
+        let mut sizes = sizes.iter();
+        sizes.try_fold(1usize, |product, size| product.checked_mul(*size))
+    };
+    let HeadShape {
+        hidden_dim,
+        head_dim,
+        ..
+    } = shape.head;
+    let most = match task {
+        WorkerTask::Heads { .. } | WorkerTask::FeedForward { .. } => {
+            product(&[shape.tokens_max, hidden_dim])
+        }
+        WorkerTask::Prefix { prefix, heads, .. } => {
+            product(&[2, heads.len(), prefix.token_count as usize, head_dim])
+        }
+        WorkerTask::Weights {
+            digest: Some(_),
+            job,
+            ..
+        } => match job {
+            WorkerJob::Head(_) => Some(shape.head.number_count()),
+            WorkerJob::Slice(slice) if (*slice as usize) < shape.slice_count => {
+                let width = shape.slice(*slice as usize).len();
+                Some(FeedForward::number_count(hidden_dim, width))
+            }
+            WorkerJob::Slice(_) => None,
+        },
+        WorkerTask::Put { blocks, .. } => product(&[2, blocks.len(), shape.block_len, head_dim]),
+        _ => None,
+    };
+    most.unwrap_or(0)
 }
 
 /// An order as it was received.
@@ -302,6 +346,9 @@ fn received_task(task: WorkerTask, numbers: &[u8]) -> Result<Task, WireError> {
             layers: layers.into_iter().map(received_jobs).collect(),
         },
         WorkerTask::Unstage => Task::Unstage,
+        WorkerTask::Wipe { blocks } => Task::Wipe {
+            blocks: all_large(blocks),
+        },
     })
 }
 
@@ -365,17 +412,25 @@ pub fn reply(reply: Reply) -> (WorkerReply, Bytes) {
     (message, numbers)
 }
 
-/// An answer as it was received; `None` if the worker wants to leave.
-pub fn received_reply(message: WorkerReply, numbers: &[u8]) -> Option<Reply> {
+/// An answer as it was received.
+///
+/// # Errors
+/// [`WireError`].
+pub fn received_reply(message: WorkerReply, numbers: &[u8]) -> Result<Reply, WireError> {
     let answer = match message.answer {
-        WorkerAnswer::Part { busy_us } => Answer::Part {
-            numbers: numbers_of(numbers),
-            busy: Duration::from_micros(busy_us),
-        },
+        WorkerAnswer::Part { busy_us } => {
+            let numbers = numbers_of(numbers);
+            if !numbers.iter().all(|number| number.is_finite()) {
+                return Err(WireError::NotFinite);
+            }
+            Answer::Part {
+                numbers,
+                busy: Duration::from_micros(busy_us),
+            }
+        }
         WorkerAnswer::Kv => Answer::Kv(numbers_of(numbers)),
-        WorkerAnswer::Done => Answer::Done,
-        WorkerAnswer::Leaving => return None,
+        WorkerAnswer::Done | WorkerAnswer::Leaving => Answer::Done,
     };
     let turn = message.turn;
-    Some(Reply { turn, answer })
+    Ok(Reply { turn, answer })
 }

@@ -3,19 +3,24 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use edgeprompt_engine::{Answer, Order, OrderError, Reply, Shard, among_threads};
+use bytes::Bytes;
+use edgeprompt_engine::{Answer, Order, OrderError, Reply, Shard, ShardShape, among_threads};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{WorkerAnswer, WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 use edgeprompt_transport::{PeerError, PeerLink, PeerReceiver, PeerSender};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::crew::debt::Debt;
 use crate::crew::wire::{self, WireError};
 
-/// Orders that wait: a leader waits for most answers before it goes on.
-const ORDERS_MAX: usize = 16;
+/// Orders aside that wait: each may be as long as a job's weights.
+const ORDERS_MAX: usize = 2;
+
+/// Answers to those that the link has not taken: more than a leader asks for at a time.
+const REPLIES_MAX: usize = 32;
 
 /// What a worker lends.
 #[derive(Clone)]
@@ -45,16 +50,6 @@ pub enum WorkError {
     /// The leader did not open the streams that it must.
     #[error("the leader speaks of work in the wrong order")]
     OutOfOrder,
-    /// The leader asks for more than was lent.
-    #[error(
-        "the leader asks for {asked_mib} MiB and {lent_mib} are lent: give more with --memory-mib"
-    )]
-    Memory {
-        /// What it would take.
-        asked_mib: u64,
-        /// What is lent.
-        lent_mib: u64,
-    },
     /// This machine has no thread or runtime for it.
     #[error("nothing can be computed here: {0}")]
     Thread(#[from] std::io::Error),
@@ -96,109 +91,175 @@ pub async fn work(
         return Err(WorkError::OutOfOrder);
     };
     let own_model = lent.own_model(leader).cloned();
-    let bench = Bench {
-        shard: empty(wire::shape(*setup), own_model),
-        steps: sender,
-        aside: aside_sender,
-        lent,
-    };
-    let (to_steps, steps) = mpsc::channel(ORDERS_MAX);
+    let shape = wire::shape(*setup);
+    let _closing = Closing(link);
     let (to_aside, aside) = mpsc::channel(ORDERS_MAX);
+    let (aside_replies, replies) = mpsc::channel(REPLIES_MAX);
+    tokio::spawn(read_aside(Orders::new(aside_receiver, &shape), to_aside));
+    let answering = tokio::spawn(answer_aside(aside_sender, replies));
+    let bench = Bench {
+        shard: empty(shape.clone(), own_model).with_bytes_max(lent.memory_bytes),
+        orders: Orders::new(receiver, &shape),
+        steps: sender,
+        aside,
+        aside_replies,
+        debt: Debt::of(lent.percent),
+    };
     let runtime = Handle::current();
     let (done, ended) = oneshot::channel();
     thread::Builder::new()
         .name("worker".to_owned())
         .spawn(move || {
-            let worked = among_threads(|| runtime.block_on(bench.run((steps, aside), leave)));
+            let worked = among_threads(|| runtime.block_on(bench.run(leave)));
             // Fails only if nobody waits for it any more.
             let _ = done.send(worked);
         })?;
-    let read = tokio::try_join!(
-        read_orders(receiver, to_steps),
-        read_orders(aside_receiver, to_aside),
-    );
-    link.close(edgeprompt_transport::CloseReason::Done);
     // A thread that panicked has said so.
     let worked = ended.await.unwrap_or(Ok(()));
-    match (worked, read) {
-        (Err(error), _) => Err(error),
+    answering.abort();
+    match worked {
         // The leader needs this device no more.
-        (Ok(()), Err(WorkError::Link(PeerError::Ended)) | Ok(_)) => Ok(()),
-        (Ok(()), Err(error)) => Err(error),
+        Ok(()) | Err(WorkError::Link(PeerError::Ended)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-async fn read_orders(
-    mut receiver: PeerReceiver,
-    orders: mpsc::Sender<Order>,
-) -> Result<(), WorkError> {
+/// Whatever ends the work ends the link, and so everything that reads from it.
+struct Closing(PeerLink);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(edgeprompt_transport::CloseReason::Done);
+    }
+}
+
+/// Orders of a stream.
+struct Orders {
+    receiver: PeerReceiver,
+    shape: ShardShape,
+    /// Of an order that has come but for its numbers.
+    begun: Option<WorkerOrder>,
+}
+
+impl Orders {
+    fn new(receiver: PeerReceiver, shape: &ShardShape) -> Self {
+        Self {
+            receiver,
+            shape: shape.clone(),
+            begun: None,
+        }
+    }
+
+    /// The next one. Cancel-safe.
+    async fn next(&mut self) -> Result<Order, WorkError> {
+        let message = match self.begun.take() {
+            Some(message) => message,
+            None => self.receiver.receive().await?,
+        };
+        let number_count = message.number_count;
+        if number_count as usize > wire::numbers_max(&message.task, &self.shape) {
+            return Err(WireError::Numbers.into());
+        }
+        // Kept here, for a wait that is given up.
+        self.begun = Some(message);
+        let numbers = self
+            .receiver
+            .receive_rest(wire::byte_count(number_count))
+            .await?;
+        let message = self.begun.take().ok_or(WorkError::OutOfOrder)?;
+        Ok(wire::received_order(message, &numbers)?)
+    }
+}
+
+async fn read_aside(mut orders: Orders, to: mpsc::Sender<Result<Order, WorkError>>) {
     loop {
-        let message: WorkerOrder = receiver.receive().await?;
-        let count = wire::byte_count(message.number_count);
-        let numbers = receiver.receive_bytes(count).await?;
-        let numbers = numbers.ok_or(PeerError::Ended)?;
-        let order = wire::received_order(message, &numbers)?;
-        if orders.send(order).await.is_err() {
-            return Ok(());
+        let order = orders.next().await;
+        let is_last = order.is_err();
+        if to.send(order).await.is_err() || is_last {
+            return;
         }
     }
 }
 
+/// So that nobody who computes waits for the link.
+async fn answer_aside(mut sender: PeerSender, mut replies: mpsc::Receiver<Said>) {
+    while let Some(said) = replies.recv().await {
+        let (message, numbers) = match said {
+            Said::Reply(reply) => wire::reply(reply),
+            Said::Leaving => (LEAVING, Bytes::new()),
+        };
+        if let Err(error) = sender.send_with(&message, numbers).await {
+            // What has ended shows where orders are read.
+            tracing::debug!(%error, "an answer cannot be sent");
+            return;
+        }
+    }
+}
+
+/// What is said aside.
+enum Said {
+    Reply(Reply),
+    Leaving,
+}
+
+const LEAVING: WorkerReply = WorkerReply {
+    turn: 0,
+    answer: WorkerAnswer::Leaving,
+    number_count: 0,
+};
+
 /// Where the work is done.
 struct Bench {
     shard: Shard,
+    orders: Orders,
     steps: PeerSender,
-    aside: PeerSender,
-    lent: Lent,
+    aside: mpsc::Receiver<Result<Order, WorkError>>,
+    aside_replies: mpsc::Sender<Said>,
+    debt: Debt,
 }
 
 impl Bench {
-    async fn run(
-        mut self,
-        (mut steps, mut aside): (mpsc::Receiver<Order>, mpsc::Receiver<Order>),
-        mut leave: oneshot::Receiver<()>,
-    ) -> Result<(), WorkError> {
+    async fn run(mut self, mut leave: oneshot::Receiver<()>) -> Result<(), WorkError> {
         let mut wants_to_leave = false;
         loop {
             // What a step waits for goes first.
             tokio::select! {
                 biased;
-                order = steps.recv() => {
-                    let Some(order) = order else { return Ok(()) };
-                    if let Some(reply) = self.obey(order)? {
-                        send(&mut self.steps, reply).await?;
+                order = self.orders.next() => {
+                    if let Some(reply) = self.obey(order?)? {
+                        let (message, numbers) = wire::reply(reply);
+                        self.steps.send_with(&message, numbers).await?;
                     }
                 }
-                order = aside.recv() => {
+                order = self.aside.recv() => {
                     let Some(order) = order else { return Ok(()) };
-                    if let Some(reply) = self.obey(order)? {
-                        send(&mut self.aside, reply).await?;
+                    if let Some(reply) = self.obey(order?)? {
+                        self.say(Said::Reply(reply)).await;
                     }
                 }
                 _ = &mut leave, if !wants_to_leave => {
                     wants_to_leave = true;
-                    let message = WorkerReply {
-                        turn: 0,
-                        answer: WorkerAnswer::Leaving,
-                        number_count: 0,
-                    };
-                    self.aside.send(&message).await?;
+                    self.say(Said::Leaving).await;
                 }
             }
         }
+    }
+
+    async fn say(&self, said: Said) {
+        // Fails once the link does, which shows where orders are read.
+        let _ = self.aside_replies.send(said).await;
     }
 
     fn obey(&mut self, order: Order) -> Result<Option<Reply>, WorkError> {
         let turn = order.turn;
         let began = Instant::now();
         let answer = self.shard.obey(order.task)?;
-        self.check_memory()?;
         let Some(answer) = answer else {
             return Ok(None);
         };
         let answer = match answer {
             Answer::Part { numbers, .. } => {
-                rest(began.elapsed(), self.lent.percent);
+                self.debt.pay(began.elapsed());
                 let busy = began.elapsed();
                 Answer::Part { numbers, busy }
             }
@@ -206,30 +267,4 @@ impl Bench {
         };
         Ok(Some(Reply { turn, answer }))
     }
-
-    fn check_memory(&self) -> Result<(), WorkError> {
-        let asked = self.shard.weight_bytes();
-        if asked <= self.lent.memory_bytes {
-            return Ok(());
-        }
-        Err(WorkError::Memory {
-            asked_mib: asked >> 20,
-            lent_mib: self.lent.memory_bytes >> 20,
-        })
-    }
-}
-
-/// After so long at work, as long as makes it so many of a hundred.
-pub fn rest(worked: Duration, percent: u8) {
-    let percent = f64::from(percent.clamp(1, 100));
-    let rest = worked.mul_f64((100.0 - percent) / percent);
-    if !rest.is_zero() {
-        thread::sleep(rest);
-    }
-}
-
-async fn send(sender: &mut PeerSender, reply: Reply) -> Result<(), PeerError> {
-    let (message, numbers) = wire::reply(reply);
-    sender.send(&message).await?;
-    sender.send_bytes(numbers).await
 }

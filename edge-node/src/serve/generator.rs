@@ -265,17 +265,20 @@ impl Worker {
             self.tally.step_times().note(&watch);
             step_took = began_at.elapsed();
             let token_count = stepped.as_ref().map_or(0, Vec::len);
+            let is_idle = stepped.is_none();
+            // Before anything is planned, which takes its time.
+            let outputs = stepped.into_iter().flatten();
+            outputs.for_each(|output| self.tell(output));
             if let Some(foreman) = &mut self.foreman {
                 foreman.after_step(&mut self.engine, token_count);
             }
-            match stepped {
-                Some(outputs) => outputs.into_iter().for_each(|output| self.tell(output)),
+            if is_idle {
                 // Nothing to compute before something happens.
-                None => match self.wait(commands) {
+                match self.wait(commands) {
                     Ok(Some(command)) => self.obey(command),
                     Ok(None) => {}
                     Err(Hungup) => return,
-                },
+                }
             }
         }
     }
@@ -309,7 +312,7 @@ impl Worker {
     /// The next command; nothing if it is time to look after those that compute with this node.
     fn wait(&self, commands: &Receiver<Command>) -> Result<Option<Command>, Hungup> {
         let is_watching = self.foreman.as_ref().is_some_and(Foreman::has_hands);
-        let is_migrating = self.engine.spread().is_some_and(|it| it.is_migrating());
+        let is_migrating = self.engine.spread().is_some_and(|it| it.awaits_workers());
         let period = match (is_watching, is_migrating) {
             (false, _) => {
                 let command = commands.recv();

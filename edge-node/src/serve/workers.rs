@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use edgeprompt_engine::SpeedProbe;
 use edgeprompt_launch::{Exit, Failure, say};
 use edgeprompt_model::Model;
-use edgeprompt_transport::EdgeIdentity;
+use edgeprompt_transport::{EdgeIdentity, Named};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -24,10 +24,22 @@ use crate::serve::generator::Generator;
 #[derive(Args)]
 pub(crate) struct WorkersArgs {
     /// Address where other edges of the same trust domain may lend this one their devices, to compute
-    /// attention heads; UDP, port 0 takes a free one. They see hidden states, and so the users' text: the
-    /// default is nobody
+    /// attention heads; UDP, port 0 takes a free one. Needs --worker or --workers-any
     #[arg(long, value_name = "ADDR", env = "EDGE_WORKER_LISTEN")]
     worker_listen: Option<SocketAddr>,
+    /// Name of an edge that may lend its device, as `edge-node worker` and `edge-node join` print it; may
+    /// be given several times. It sees hidden states, and so the users' text: the default is nobody
+    #[arg(
+        long = "worker",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "EDGE_WORKER"
+    )]
+    workers: Vec<String>,
+    /// Let any edge of the trust domain lend its device and so see the users' text: whoever has, or ever
+    /// had, a join token
+    #[arg(long, env = "EDGE_WORKERS_ANY")]
+    workers_any: bool,
     /// Seconds after which a worker that does not answer is taken for lost
     #[arg(
         long,
@@ -95,20 +107,22 @@ impl WorkersArgs {
         let Some(addr) = self.worker_listen else {
             return Ok(None);
         };
+        let named = self.named()?;
         let identity = identity()?;
         let speed = own_speed(&SpeedProbe::new(&model.decoder.device()));
+        let patience = Duration::from_secs(self.worker_patience_s.into());
         let config = ForemanConfig {
             plan_every: self.plan_every.get(),
             own_flops_per_second: speed * f64::from(self.own_share) / 100.0,
             own_percent: self.own_share,
             policy: self.placement,
+            patience,
         };
         let shape = runtime.block_on(generator.lead(config));
         let shape = shape.map_err(Failure::of(Exit::Usage))?;
-        let patience = Duration::from_secs(self.worker_patience_s.into());
         let _in_runtime = runtime.enter();
         let terms = (wire::setup(&shape, model.digest), patience);
-        let gate = Gate::open(addr, &identity, terms)
+        let gate = Gate::open(addr, (&identity, named), terms)
             .with_context(|| format!("--worker-listen {addr}"))
             .map_err(Failure::of(Exit::Usage))?;
         let addr = gate.addr().map_err(Failure::of(Exit::Usage))?;
@@ -121,5 +135,19 @@ impl WorkersArgs {
             let _ = stopped.await;
         }));
         Ok(Some(Admission { stop, gate }))
+    }
+
+    /// Who is let in.
+    fn named(&self) -> Result<Named, Failure> {
+        if self.workers_any {
+            return Ok(Named::All);
+        }
+        if self.workers.is_empty() {
+            let error = anyhow!(
+                "--worker-listen lets nobody in: name each worker with --worker NAME, which `edge-node join` and `edge-node worker` print, or give --workers-any"
+            );
+            return Err(Failure::of(Exit::Usage)(error));
+        }
+        Ok(Named::These(self.workers.iter().cloned().collect()))
     }
 }

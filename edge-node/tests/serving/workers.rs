@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
+use edgeprompt_transport::EdgeIdentity;
 use serde_json::json;
 
 use crate::edge::{Edge, demo_model, streaming};
@@ -78,8 +79,16 @@ impl Drop for Worker {
     }
 }
 
-fn leader(cluster: &Cluster) -> Edge {
+/// A leader that takes these workers, which are invited.
+fn leader(cluster: &Cluster, workers: &[&str]) -> Edge {
+    let names = workers.iter().map(|worker| {
+        cluster.invite(worker);
+        name(cluster, worker)
+    });
+    let names = names.collect::<Vec<_>>().join(",");
     let args = [
+        "--worker",
+        &names,
         "--cloud-prompt",
         "desk",
         "--worker-listen",
@@ -92,6 +101,12 @@ fn leader(cluster: &Cluster) -> Edge {
     let edge = Edge::start(cluster, "leader", &args);
     edge.wait_until_ready();
     edge
+}
+
+/// What an edge that has joined is called.
+fn name(cluster: &Cluster, identity: &str) -> String {
+    let identity = EdgeIdentity::load(&cluster.dir.path().join(identity));
+    identity.unwrap().name().to_owned()
 }
 
 fn more() -> serde_json::Value {
@@ -135,12 +150,9 @@ fn asked_together(edge: &Edge, meanwhile: impl FnOnce()) -> Vec<Vec<u64>> {
 #[test]
 fn heads_on_other_devices_change_no_token_whatever_happens_to_them() {
     let cluster = cluster();
-    let edge = leader(&cluster);
+    let edge = leader(&cluster, &["worker-0", "worker-1"]);
     let expected = asked_together(&edge, || {});
 
-    for name in ["worker-0", "worker-1"] {
-        cluster.invite(name);
-    }
     let mut first = Worker::start(&cluster, "worker-0", (&edge, &[]));
     wait_until_spread(&edge, 1);
     let model = demo_model();
@@ -209,4 +221,36 @@ fn a_worker_says_why_nobody_takes_its_device() {
         "{}",
         stderr(&stranger)
     );
+}
+
+#[test]
+fn only_those_that_are_named_may_lend_a_device() {
+    let cluster = cluster();
+    let edge = leader(&cluster, &["worker-0"]);
+    cluster.invite("worker-1");
+    let mut command = Command::new(edge_node());
+    command.args(["worker", "--leader", edge.worker_addr.as_ref().unwrap()]);
+    command.arg("--identity");
+    let refused = run(command.arg(cluster.dir.path().join("worker-1")));
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    let advice = format!("--worker {}", name(&cluster, "worker-1"));
+    assert!(stderr(&refused).contains(&advice), "{}", stderr(&refused));
+    assert!(edge.log().contains(&advice), "{}", edge.log());
+    assert_eq!(edge.metric("edge_workers"), 0.0);
+    let _named = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    wait_until_spread(&edge, 1);
+}
+
+#[test]
+fn a_leader_that_names_nobody_is_told_how() {
+    let cluster = cluster();
+    let mut command = Command::new(edge_node());
+    command.args(["serve", "--local", "--port", "0", "--model"]);
+    command.arg(demo_model()).arg("--identity");
+    command.arg(cluster.dir.path().join("edge"));
+    let refused = run(command.args(["--worker-listen", "127.0.0.1:0"]));
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    for way in ["--worker NAME", "--workers-any"] {
+        assert!(stderr(&refused).contains(way), "{}", stderr(&refused));
+    }
 }

@@ -5,6 +5,29 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::blocks::{BlockPlace, KvBlocks, block_indices};
+use crate::cpu;
+
+/// Blocks that are overwritten in one go: their zeros are in memory.
+const WIPED_AT_A_TIME: usize = 64;
+
+/// Keys and values are as private as the text: they are not left behind in memory that is given back.
+impl Drop for KvBlocks {
+    fn drop(&mut self) {
+        // Elsewhere the memory is the driver's.
+        if cpu::is_cpu(&self.keys.device()) {
+            let blocks: Vec<_> = (0..self.keys.dims()[0]).collect();
+            self.wipe(&blocks);
+        }
+    }
+}
+
+fn places_of(blocks: &[usize], block_len: usize) -> Arc<[BlockPlace]> {
+    let places = blocks.iter().flat_map(|block| {
+        let block = *block;
+        (0..block_len).map(move |slot| BlockPlace { block, slot })
+    });
+    places.collect()
+}
 
 impl KvBlocks {
     /// How many KV heads these blocks are of.
@@ -18,30 +41,41 @@ impl KvBlocks {
         2 * block_count * block_len * dim
     }
 
-    /// The blocks of some heads, in any order.
-    ///
-    /// # Panics
-    /// If there is no such head.
-    #[must_use]
-    pub fn select_heads(&self, heads: &[usize]) -> Self {
-        let indices = block_indices(heads.to_vec(), &self.keys.device());
-        let of_heads = |pool: &Tensor<4>| pool.clone().select(1, indices.clone());
-        Self {
-            keys: of_heads(&self.keys),
-            values: of_heads(&self.values),
-        }
-    }
-
-    /// The blocks of heads that were apart, in this order.
+    /// One head of each pair's blocks, in this order.
     ///
     /// # Panics
     /// If there are none, or they are of other shapes.
     #[must_use]
-    pub fn concat_heads(parts: Vec<Self>) -> Self {
-        let (keys, values) = parts.into_iter().map(|it| (it.keys, it.values)).unzip();
+    pub fn gather_heads(picked: &[(&Self, usize)]) -> Self {
+        let of_heads = |pool: fn(&Self) -> &Tensor<4>| {
+            if let [(from, head)] = picked {
+                // A copy: a pool is never a view of another.
+                let pool = pool(from).clone();
+                let index = block_indices(vec![*head], &pool.device());
+                return pool.select(1, index);
+            }
+            let heads = picked.iter().map(|(from, head)| {
+                let pool = pool(from).clone();
+                pool.narrow(1, *head, 1)
+            });
+            Tensor::cat(heads.collect(), 1)
+        };
         Self {
-            keys: Tensor::cat(keys, 1),
-            values: Tensor::cat(values, 1),
+            keys: of_heads(|it| &it.keys),
+            values: of_heads(|it| &it.values),
+        }
+    }
+
+    /// Overwrites blocks with zeros, in place where the memory is the processor's.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn wipe(&mut self, blocks: &[usize]) {
+        let [_, heads, block_len, dim] = self.keys.dims();
+        for blocks in blocks.chunks(WIPED_AT_A_TIME) {
+            let places = places_of(blocks, block_len);
+            let zeros = Tensor::zeros([places.len(), heads, dim], &self.keys.device());
+            self.write(&places, &zeros, &zeros);
         }
     }
 
@@ -68,15 +102,7 @@ impl KvBlocks {
         let [_, heads, block_len, dim] = self.keys.dims();
         assert_eq!(heads, 1, "heads arrive one by one");
         assert_eq!(numbers.len(), self.number_count(blocks.len()));
-        let places: Arc<[BlockPlace]> = blocks
-            .iter()
-            .flat_map(|block| {
-                (0..block_len).map(|slot| BlockPlace {
-                    block: *block,
-                    slot,
-                })
-            })
-            .collect();
+        let places = places_of(blocks, block_len);
         let device = self.keys.device();
         let half = |numbers: &[f32]| {
             let data = TensorData::new(numbers.to_vec(), [places.len(), 1, dim]);
@@ -118,10 +144,15 @@ mod tests {
         assert_eq!(to.take(0, &[1, 4]), from.take(2, &[1, 4]));
         let block = 4 * 3;
         assert_eq!(to.take(0, &[0])[..block], before[..block], "others stay");
-        let together = KvBlocks::concat_heads(vec![from.select_heads(&[2, 0]), to]);
+        let together = KvBlocks::gather_heads(&[(&from, 2), (&from, 0), (&to, 0)]);
         assert_eq!(together.head_count(), 3);
         assert_eq!(together.take(0, &[3]), from.take(2, &[3]));
         assert_eq!(together.take(1, &[3]), from.take(0, &[3]));
         assert_eq!(together.take(2, &[1]), from.take(2, &[1]));
+        let mut alone = KvBlocks::gather_heads(&[(&from, 1)]);
+        assert_eq!(alone.take(0, &[4]), from.take(1, &[4]));
+        alone.wipe(&[4, 0]);
+        assert!(alone.take(0, &[0, 4]).iter().all(|it| *it == 0.0));
+        assert_eq!(alone.take(0, &[1]), from.take(1, &[1]), "others stay");
     }
 }

@@ -11,7 +11,7 @@ use edgeprompt_model::Model;
 
 use crate::pass_plan::{PassPlan, Prefix, RowPlan};
 use crate::shard::Shard;
-use crate::spread::{Lost, PassId, Spread};
+use crate::spread::{Losses, PassId, Spread};
 use crate::{CloudSegment, Progress};
 
 /// Private tokens of one sequence to compute.
@@ -122,17 +122,17 @@ impl BatchPass {
     /// As [`BatchPass::advance`], with heads and slices wherever `spread` has them.
     ///
     /// # Errors
-    /// [`Lost`] if a device is: what others computed for this pass is of no use then.
+    /// [`Losses`] if devices are lost: what others computed for this pass is of no use then.
     pub(crate) fn advance_spread(
         &mut self,
         model: &Model,
         shard: &mut Shard,
         spread: &mut Spread,
-    ) -> Result<Progress, Lost> {
+    ) -> Result<Progress, Losses> {
         let layer = self.layer;
         // What was projected ahead is projected again, wherever its heads are now.
         self.queries = None;
-        if self.is_missing(layer) {
+        if self.is_missing(layer) || !spread.can_compute(layer, self.plan.prefixes()) {
             return Ok(Progress::NeedsLayer(layer));
         }
         let weights = &model.decoder.layers()[layer.as_usize()];

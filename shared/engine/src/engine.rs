@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
-use edgeprompt_attention::BlockPlace;
-use edgeprompt_kv::{LayerIndex, OutOfBlocks, TokenId};
+use edgeprompt_kv::{LayerIndex, TokenId};
 use edgeprompt_model::Model;
 
 use crate::batch::{BatchPass, BatchRow};
@@ -16,7 +14,7 @@ use crate::scheduler::{
     AdmissionError, ScheduledRow, Scheduler, SchedulerLimits, SequenceId, Step,
 };
 use crate::shard::{Shard, ShardShape};
-use crate::spread::{Lost, Spread};
+use crate::spread::{Losses, Spread};
 use crate::{Chosen, CloudSegment, Progress, Sampler, SessionId};
 
 /// What an engine may use.
@@ -109,7 +107,7 @@ pub struct Engine {
 mod moving;
 mod spreading;
 
-pub use moving::{KvChunk, Progressed};
+pub use moving::{KvChunk, NotAdopted, Progressed};
 pub use spreading::Demand;
 
 struct State {
@@ -125,10 +123,12 @@ struct State {
 }
 
 impl State {
-    /// Whether no layer of its cloud prompt is missing.
-    fn is_ready(&self) -> bool {
-        let segment = self.segment.as_ref();
-        segment.is_none_or(CloudSegment::is_complete)
+    /// Whether no layer of its cloud prompt is missing, here or wherever heads are.
+    fn is_ready(&self, spread: Option<&Spread>) -> bool {
+        let is_there = |segment: &CloudSegment| {
+            segment.is_complete() && spread.is_none_or(|it| it.has_everywhere(segment))
+        };
+        self.segment.as_ref().is_none_or(is_there)
     }
 }
 
@@ -193,41 +193,6 @@ impl Engine {
         Ok(id)
     }
 
-    /// Gives a session what its prompts begin with, from a segment that is complete: concatenated with
-    /// what is private, and read by each sequence for itself. What does not fill a block is left out.
-    ///
-    /// # Errors
-    /// [`OutOfBlocks`]; nothing is changed then.
-    ///
-    /// # Panics
-    /// If a layer of the segment is missing, or it is not of these tokens.
-    pub fn adopt(
-        &mut self,
-        session: SessionId,
-        tokens: &[TokenId],
-        segment: &CloudSegment,
-    ) -> Result<(), OutOfBlocks> {
-        assert_eq!(segment.range().len(), tokens.len(), "a token for each key");
-        let blocks = self.scheduler.adopt(session, tokens)?;
-        let block_len = self.scheduler.limits().block_len.get();
-        let places: Arc<[BlockPlace]> = blocks
-            .iter()
-            .flat_map(|block| {
-                let block = block.as_usize();
-                (0..block_len).map(move |slot| BlockPlace { block, slot })
-            })
-            .collect();
-        for (layer, kv) in (0..).map(LayerIndex).zip(self.shard.all_kv()) {
-            let view = segment.layers.get(layer).expect("the segment is complete");
-            let of_tokens = |tensor: &Tensor<3>| {
-                let adopted = tensor.clone().narrow(1, 0, places.len());
-                adopted.swap_dims(0, 1)
-            };
-            kv.write(&places, &of_tokens(&view.keys), &of_tokens(&view.values));
-        }
-        Ok(())
-    }
-
     /// Ends a generation early; its blocks are free at once.
     pub fn cancel(&mut self, id: SequenceId) {
         self.drop_rows(&[id]);
@@ -290,10 +255,10 @@ impl Engine {
         if !self.tend() {
             return Some(Vec::new());
         }
-        let sequences = &self.sequences;
+        let (sequences, spread) = (&self.sequences, self.spread.as_ref());
         let arriving = |id| {
             let state: Option<&State> = sequences.get(&id);
-            state.is_some_and(|state| !state.is_ready())
+            state.is_some_and(|state| !state.is_ready(spread))
         };
         let Step { preempted, rows } = self.scheduler.next_step(arriving);
         self.drop_rows(&preempted);
@@ -305,15 +270,15 @@ impl Engine {
         let mut progressed = !rows.is_empty();
         let (ready, waiting): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .partition(|row| self.sequences[&row.id].is_ready());
+            .partition(|row| self.sequences[&row.id].is_ready(self.spread.as_ref()));
         let mut outputs = Vec::new();
         if !ready.is_empty() {
             let mut ready = self.begin(ready);
             match self.advance(&mut ready, tell) {
                 Ok((Progress::Complete, _)) => self.complete(ready, &mut outputs),
                 Ok(_) => self.suspended.push(ready),
-                Err(lost) => {
-                    self.recover(lost);
+                Err(losses) => {
+                    self.recover(losses);
                     return Some(outputs);
                 }
             }
@@ -325,8 +290,8 @@ impl Engine {
         }
         match self.resume(tell, &mut outputs) {
             Ok(resumed) => progressed |= resumed,
-            Err(lost) => {
-                self.recover(lost);
+            Err(losses) => {
+                self.recover(losses);
                 progressed = true;
             }
         }
@@ -340,7 +305,7 @@ impl Engine {
         &mut self,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
         outputs: &mut Vec<Output>,
-    ) -> Result<bool, Lost> {
+    ) -> Result<bool, Losses> {
         let token_count_max = self.scheduler.limits().max_num_batched_tokens.get();
         let mut token_count = 0;
         let (mut put_off, mut tried) = (Vec::new(), Vec::new());
@@ -371,7 +336,7 @@ impl Engine {
         &mut self,
         Suspended { pass, rows }: &mut Suspended,
         tell: &mut impl FnMut(PassEvent, &[ScheduledRow]),
-    ) -> Result<(Progress, usize), Lost> {
+    ) -> Result<(Progress, usize), Losses> {
         let mut layers_done = 0;
         tell(PassEvent::Resumed, rows);
         loop {

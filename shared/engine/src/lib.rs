@@ -21,8 +21,8 @@ mod spread;
 
 pub use convert::{ViewError, checked_view_from_layer, layer_from_view, view_from_layer};
 pub use engine::{
-    Demand, Engine, EngineLimits, Finish, Generation, KvChunk, Output, PassEvent, Progressed,
-    SubmitError,
+    Demand, Engine, EngineLimits, Finish, Generation, KvChunk, NotAdopted, Output, PassEvent,
+    Progressed, SubmitError,
 };
 pub use forward::{ForwardPass, Progress};
 pub use generate::{Sequence, SequenceOptions, greedy};
@@ -39,6 +39,6 @@ pub use shard::{
     ShardShape, SharedPrefix, Task,
 };
 pub use spread::{
-    Clock, Gone, LayerOwners, Lost, Owner, Owners, Pace, Part, Spread, SpreadEvent, Timing,
-    WorkerId, WorkerPort,
+    Clock, Gone, LayerOwners, Lost, Owner, Owners, Pace, Part, Patience, Portions, Spread,
+    SpreadEvent, Timing, WorkerId, WorkerPort,
 };

@@ -16,6 +16,7 @@ mod obey;
 mod orders;
 mod shape;
 
+pub(crate) use obey::numbers;
 pub use orders::{
     Answer, Job, LayerJobs, Order, OrderError, PrefixKey, Reply, RowShape, SharedPrefix, Task,
 };
@@ -61,11 +62,15 @@ pub struct Shard {
     layers: Vec<ShardLayer>,
     /// By cloud prompt and layer.
     prefixes: BTreeMap<(PrefixKey, u32), PrefixHere>,
+    /// The same by head, for heads that are not here yet.
+    prefixes_ahead: BTreeMap<(PrefixKey, u32, usize), KvView>,
     staged: BTreeMap<(u32, Job), Staged>,
     /// The pass that a worker is told of.
     plan: Option<PassPlan<SharedPrefix>>,
     /// The whole model, where it is.
     model: Option<Arc<Model>>,
+    /// What it may take.
+    bytes_max: u64,
 }
 
 impl Shard {
@@ -85,11 +90,20 @@ impl Shard {
             layers: (0..shape.layer_count).map(|_| nothing()).collect(),
             device: device.clone(),
             prefixes: BTreeMap::new(),
+            prefixes_ahead: BTreeMap::new(),
             staged: BTreeMap::new(),
             plan: None,
             shape,
             model,
+            bytes_max: u64::MAX,
         }
+    }
+
+    /// May take so many bytes for weights, keys and values, and not more.
+    #[must_use]
+    pub const fn with_bytes_max(mut self, bytes_max: u64) -> Self {
+        self.bytes_max = bytes_max;
+        self
     }
 
     /// Everything: a leader's before anybody helps it. Takes the memory of all its blocks at once.
@@ -208,8 +222,23 @@ impl Shard {
         heads: &[usize],
         view: KvView,
     ) {
+        // What comes again is the same, and takes its place.
+        self.drop_prefix((key, layer), |head| heads.contains(&head));
+        let here = &self.layers[layer.as_usize()].heads;
+        let is_here = |place: &usize| here.contains(&heads[*place]);
+        let (now, ahead): (Vec<_>, Vec<_>) = (0..heads.len()).partition(is_here);
+        for place in &ahead {
+            let view = pick(&view, &[*place]);
+            let place = (key, layer.0, heads[*place]);
+            self.prefixes_ahead.insert(place, view);
+        }
+        let view = match ahead.is_empty() {
+            true => view,
+            false if now.is_empty() => return,
+            false => pick(&view, &now),
+        };
         let added = PrefixHere {
-            heads: heads.to_vec(),
+            heads: now.iter().map(|place| heads[*place]).collect(),
             view,
         };
         let place = (key, layer.0);
@@ -232,6 +261,7 @@ impl Shard {
     /// Gives a cloud prompt up.
     pub(crate) fn forget(&mut self, key: PrefixKey) {
         self.prefixes.retain(|(other, _), _| *other != key);
+        self.prefixes_ahead.retain(|(other, ..), _| *other != key);
     }
 
     /// The heads of a layer for which a cloud prompt is here.
@@ -273,16 +303,46 @@ impl Shard {
         Ok(found.view.clone())
     }
 
-    /// Bytes of the weights here, those that are on their way included.
-    pub fn weight_bytes(&self) -> u64 {
+    /// Bytes of what is here and on its way: weights, blocks of keys and values, cloud prompts.
+    pub fn bytes(&self) -> u64 {
+        let jobs = self.jobs().map(|job| self.job_bytes(job));
+        let prefixes = self.prefix_views().map(|view| {
+            let numbers = 2 * view.keys.dims().iter().product::<usize>();
+            (numbers * size_of::<f32>()) as u64
+        });
+        let all = jobs.chain(prefixes);
+        all.fold(0, u64::saturating_add)
+    }
+
+    fn prefix_views(&self) -> impl Iterator<Item = &KvView> {
+        let here = self.prefixes.values().map(|it| &it.view);
+        here.chain(self.prefixes_ahead.values())
+    }
+
+    /// What is here and on its way.
+    fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
         let jobs = self.layers.iter().flat_map(|layer| {
             let heads = layer.heads.iter().map(|head| Job::Head(*head));
             heads.chain(layer.slices.iter().map(|slice| Job::Slice(*slice)))
         });
-        let coming = self.staged.keys().map(|(_, job)| *job);
-        jobs.chain(coming)
-            .map(|job| self.shape.weight_bytes(job))
-            .sum()
+        jobs.chain(self.staged.keys().map(|(_, job)| *job))
+    }
+
+    fn job_bytes(&self, job: Job) -> u64 {
+        let weights = self.shape.weight_bytes(job);
+        weights.saturating_add(self.shape.state_bytes(job))
+    }
+
+    /// Whether there is room for so many bytes more.
+    fn check_room(&self, more: u64) -> Result<(), OrderError> {
+        let asked_bytes = self.bytes().saturating_add(more);
+        match asked_bytes <= self.bytes_max {
+            true => Ok(()),
+            false => Err(OrderError::Memory {
+                asked_bytes,
+                lent_bytes: self.bytes_max,
+            }),
+        }
     }
 }
 

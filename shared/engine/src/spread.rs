@@ -5,32 +5,36 @@
 //! leader sums what comes back (head-level partitioning, arXiv 2505.02533). It reads no clock and
 //! opens no socket itself: both are handed in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::{Tensor, TensorData};
-use edgeprompt_attention::KvView;
 use edgeprompt_kv::LayerIndex;
 
 use crate::CloudSegment;
 use crate::pass_plan::{Prefix, RowPlan};
-use crate::shard::{Answer, LayerJobs, Order, OrderError, PrefixKey};
-use crate::shard::{RowShape, Shard, SharedPrefix, Task, pick};
+use crate::shard::{
+    Answer, LayerJobs, Order, OrderError, PrefixKey, RowShape, Shard, Task, numbers,
+};
 
 mod losing;
 mod migration;
 mod owners;
 mod port;
+mod portions;
+mod prefixes;
+mod switching;
 mod timing;
 
 use migration::Migration;
+use owners::LayerPlaces;
 pub use owners::{LayerOwners, Owner, Owners};
-pub use port::{Clock, Gone, Lost, Pace, SpreadEvent, WorkerId, WorkerPort};
+pub(crate) use port::Losses;
+pub use port::{Clock, Gone, Lost, Pace, Patience, SpreadEvent, WorkerId, WorkerPort};
+pub use portions::Portions;
+use prefixes::{PrefixesThere, Shared};
 pub use timing::{Part, Timing};
-
-/// Cloud prompts that devices hold parts of, so that the next request for one costs nothing.
-const PREFIXES_KEPT: usize = 8;
 
 /// What it takes to look for an answer that is there.
 const NOTICED: Duration = Duration::from_micros(50);
@@ -43,21 +47,26 @@ struct Worker {
     port: Box<dyn WorkerPort>,
     /// The pass that it was told of last.
     pass: Option<PassId>,
-    /// For which heads of which layer it has which cloud prompt.
-    prefixes: BTreeSet<(PrefixKey, u32, usize)>,
+    prefixes: PrefixesThere,
 }
 
 /// Devices that compute with an engine, and what each of them does.
 pub struct Spread {
     workers: BTreeMap<WorkerId, Worker>,
     owners: Owners,
+    /// Of each layer, as `owners` has it.
+    places: Vec<LayerPlaces>,
     migration: Option<Migration>,
     /// The last used last.
-    segments: Vec<(PrefixKey, CloudSegment)>,
+    shared: Vec<Shared>,
     next_key: u64,
+    /// The pass at hand, as workers are told of it.
+    told: Option<(PassId, Vec<RowShape>)>,
     turn: u64,
     clock: Clock,
     pace: Pace,
+    patience: Patience,
+    portions: Portions,
     timings: BTreeMap<(Owner, Part), Timing>,
     /// Tokens of the pass at hand, and the tokens that they see; nothing while prompts are in it: what is
     /// planned for is a step of generation, and many tokens of one row take less time each.
@@ -72,13 +81,17 @@ impl Spread {
     pub fn new(owners: Owners, (clock, pace): (Clock, Pace)) -> Self {
         Self {
             workers: BTreeMap::new(),
+            places: owners.places(),
             owners,
             migration: None,
-            segments: Vec::new(),
+            shared: Vec::new(),
             next_key: 0,
+            told: None,
             turn: 0,
             clock,
             pace,
+            patience: Patience::default(),
+            portions: Portions::default(),
             timings: BTreeMap::new(),
             sizes: None,
             is_stale: false,
@@ -91,9 +104,19 @@ impl Spread {
         let worker = Worker {
             port,
             pass: None,
-            prefixes: BTreeSet::new(),
+            prefixes: PrefixesThere::default(),
         };
         self.workers.insert(id, worker);
+    }
+
+    /// How long workers are waited for from now on.
+    pub const fn be_patient(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// How much travels beside the steps from now on.
+    pub const fn move_in(&mut self, portions: Portions) {
+        self.portions = portions;
     }
 
     /// Who is there.
@@ -118,6 +141,11 @@ impl Spread {
     /// Whether jobs are on their way.
     pub const fn is_migrating(&self) -> bool {
         self.migration.is_some()
+    }
+
+    /// Whether anything is on its way to workers that nobody but they can tell of.
+    pub fn awaits_workers(&self) -> bool {
+        self.is_migrating() || self.awaits_prefixes()
     }
 
     /// What happened since this was last asked.
@@ -148,7 +176,7 @@ impl Spread {
         self.turn
     }
 
-    /// Makes a layer of a pass known to those who will compute it: its rows and its cloud prompts.
+    /// Makes a layer of a pass known to those who will compute it.
     pub(crate) fn begin(
         &mut self,
         pass: PassId,
@@ -156,116 +184,43 @@ impl Spread {
         layer: LayerIndex,
         shard: &mut Shard,
     ) {
-        self.sizes = rows.iter().all(|row| row.len == 1).then(|| sizes(rows));
         if let Some(migration) = &mut self.migration {
             migration.wrote(rows, shard.shape().block_len);
         }
-        let mut told = Vec::with_capacity(rows.len());
-        for row in rows {
-            told.push(RowShape {
+        if self.told.as_ref().is_none_or(|(told, _)| *told != pass) {
+            self.sizes = rows.iter().all(|row| row.len == 1).then(|| sizes(rows));
+            let told = rows.iter().map(|row| RowShape {
                 len: row.len,
                 start: row.start,
-                prefix: row.prefix.as_ref().map(|segment| self.shared(segment)),
+                prefix: row.prefix.as_ref().map(|segment| self.share(segment)),
                 blocks: row.blocks.clone(),
             });
+            self.told = Some((pass, told.collect()));
         }
-        let mut prefixes: Vec<_> = told.iter().filter_map(|row| row.prefix).collect();
-        prefixes.dedup();
-        while self.segments.len() > PREFIXES_KEPT.max(prefixes.len()) {
-            let (old, _) = self.segments.remove(0);
-            self.forget(old, shard);
+        let told = self.told.as_ref().map_or(&[][..], |(_, rows)| rows);
+        let mut keys: Vec<_> = told.iter().filter_map(|it| Some(it.prefix?.key)).collect();
+        keys.dedup();
+        for key in keys {
+            self.provide_here(key, layer, shard);
         }
-        for prefix in prefixes {
-            self.provide(prefix, layer, shard);
-        }
-        let computing = self.owners.workers_of(layer);
-        for id in computing {
-            let turn = self.turn();
-            let Some(worker) = self.workers.get_mut(&id) else {
+        for id in self.places[layer.as_usize()].workers.iter() {
+            let Some(worker) = self.workers.get_mut(id) else {
                 continue;
             };
             if worker.pass != Some(pass) {
                 worker.pass = Some(pass);
-                let task = Task::Begin { rows: told.clone() };
+                self.turn += 1;
+                let rows = told.to_vec();
+                let (turn, task) = (self.turn, Task::Begin { rows });
                 worker.port.send(Order { turn, task });
             }
-        }
-    }
-
-    /// What a segment is called, from now on at least.
-    fn shared(&mut self, segment: &CloudSegment) -> SharedPrefix {
-        let place = self
-            .segments
-            .iter()
-            .position(|(_, other)| other.is_same(segment));
-        let known = place.map(|place| self.segments.remove(place));
-        let (key, segment) = known.unwrap_or_else(|| {
-            self.next_key += 1;
-            (PrefixKey(self.next_key), segment.clone())
-        });
-        let token_count = segment.token_count();
-        self.segments.push((key, segment));
-        SharedPrefix { key, token_count }
-    }
-
-    fn forget(&mut self, key: PrefixKey, shard: &mut Shard) {
-        shard.forget(key);
-        let turn = self.turn();
-        for worker in self.workers.values_mut() {
-            let before = worker.prefixes.len();
-            worker.prefixes.retain(|(other, _, _)| *other != key);
-            if worker.prefixes.len() < before {
-                let task = Task::Forget { key };
-                worker.port.send(Order { turn, task });
-            }
-        }
-    }
-
-    /// Sends a cloud prompt's keys and values to those who compute heads of a layer and lack them.
-    fn provide(&mut self, prefix: SharedPrefix, layer: LayerIndex, shard: &mut Shard) {
-        let segment = self.segments.iter().find(|(key, _)| *key == prefix.key);
-        let Some(view) = segment.and_then(|(_, it)| it.layers.get(layer).cloned()) else {
-            return;
-        };
-        let here = shard.head_list(layer);
-        let known = shard.prefix_heads(prefix.key, layer);
-        let missing = here.iter().filter(|head| !known.contains(head)).copied();
-        let missing: Vec<_> = missing.collect();
-        if !missing.is_empty() {
-            let is_all = missing.iter().copied().eq(0..shard.shape().kv_head_count);
-            let part = match is_all {
-                true => view.clone(),
-                false => pick(&view, &missing),
-            };
-            shard.add_prefix((prefix.key, layer), &missing, part);
-        }
-        for id in self.owners.workers_of(layer) {
-            let heads = self.owners.heads_of(layer, Owner::Worker(id));
-            let turn = self.turn();
-            let Some(worker) = self.workers.get_mut(&id) else {
-                continue;
-            };
-            let place = |head: &usize| (prefix.key, layer.0, *head);
-            let lacks = |head: &usize| !worker.prefixes.contains(&place(head));
-            let missing: Vec<_> = heads.into_iter().filter(lacks).collect();
-            if missing.is_empty() {
-                continue;
-            }
-            worker.prefixes.extend(missing.iter().map(place));
-            let task = Task::Prefix {
-                prefix,
-                layer: layer.as_usize(),
-                numbers: numbers_of(&pick(&view, &missing)),
-                heads: missing,
-            };
-            worker.port.send(Order { turn, task });
         }
     }
 
     /// The sum of what all heads of a layer add; `local`: computes those of the leader.
     ///
     /// # Errors
-    /// [`Lost`].
+    /// [`Losses`].
     pub(crate) fn heads(
         &mut self,
         layer: LayerIndex,
@@ -273,80 +228,82 @@ impl Spread {
         local: impl FnOnce(
             &dyn Fn(&CloudSegment) -> Option<PrefixKey>,
         ) -> Result<Option<Tensor<2>>, OrderError>,
-    ) -> Result<Tensor<2>, Lost> {
-        let workers = self.owners.counts(layer, Part::Heads);
+    ) -> Result<Tensor<2>, Losses> {
+        let workers = Arc::clone(&self.places[layer.as_usize()].heads);
         let task = |input| Task::Heads {
             layer: layer.as_usize(),
             input,
         };
-        let segments = self.segments.clone();
-        let key = move |segment: &CloudSegment| {
-            let mut known = segments.iter();
-            known
-                .find(|(_, other)| other.is_same(segment))
-                .map(|it| it.0)
+        let local = |spread: &Self| {
+            local(&|segment| spread.key_of(segment))
+                .expect("the leader has what it told its workers of")
         };
-        let local = move || local(&key).expect("the leader has what it told its workers of");
         self.sum((Part::Heads, workers), input, task, local)
     }
 
     /// The sum of what all slices of a layer add; `local`: computes those of the leader.
     ///
     /// # Errors
-    /// [`Lost`].
+    /// [`Losses`].
     pub(crate) fn feed_forward(
         &mut self,
         layer: LayerIndex,
         input: &Tensor<2>,
         local: impl FnOnce() -> Option<Tensor<2>>,
-    ) -> Result<Tensor<2>, Lost> {
-        let workers = self.owners.counts(layer, Part::FeedForward);
+    ) -> Result<Tensor<2>, Losses> {
+        let workers = Arc::clone(&self.places[layer.as_usize()].slices);
         let task = |input| Task::FeedForward {
             layer: layer.as_usize(),
             input,
         };
-        self.sum((Part::FeedForward, workers), input, task, local)
+        self.sum((Part::FeedForward, workers), input, task, |_| local())
     }
 
     fn sum(
         &mut self,
-        (part, counts): (Part, BTreeMap<Owner, usize>),
+        (part, counts): (Part, Arc<[(Owner, usize)]>),
         input: &Tensor<2>,
-        task: impl Fn(Arc<[f32]>) -> Task,
-        local: impl FnOnce() -> Option<Tensor<2>>,
-    ) -> Result<Tensor<2>, Lost> {
+        task: impl Fn(Arc<Vec<f32>>) -> Task,
+        local: impl FnOnce(&Self) -> Option<Tensor<2>>,
+    ) -> Result<Tensor<2>, Losses> {
         let (shape, device) = (input.dims(), input.device());
         let turn = self.turn();
         let elsewhere = || {
-            counts.keys().filter_map(|owner| match owner {
+            counts.iter().filter_map(|(owner, _)| match owner {
                 Owner::Worker(id) => Some(*id),
                 Owner::Here => None,
             })
         };
         let began = (self.clock)();
         if elsewhere().next().is_some() {
-            let numbers: Arc<[f32]> = input.to_data().iter::<f32>().collect();
+            let numbers = Arc::new(numbers(input.clone()));
             for id in elsewhere() {
                 let worker = self.workers.get_mut(&id).ok_or_else(|| unknown(id))?;
                 let task = task(Arc::clone(&numbers));
                 worker.port.send(Order { turn, task });
             }
         }
-        let mut sum = local();
+        let mut sum = local(self);
         if sum.is_some() {
             (self.pace)((self.clock)().saturating_sub(began));
         }
         let computed = (self.clock)();
         let own = computed.saturating_sub(began);
         self.measured((Owner::Here, part), &counts, own, None);
+        // One moment for all: those that are late are late together.
+        let until = computed.saturating_add(self.patience.with(shape[0]));
+        let mut losses = Losses::default();
         for id in elsewhere() {
-            let (numbers, busy) = match self.answer(id, turn)? {
-                Answer::Part { numbers, busy } if numbers.len() == shape[0] * shape[1] => {
-                    (numbers, busy)
+            let (numbers, busy) = match self.part((id, turn), until, shape) {
+                Ok(answer) => answer,
+                // The others are heard all the same: who else is lost is found at once.
+                Err(lost) => {
+                    losses.add(lost);
+                    continue;
                 }
-                _ => return Err(confused(id)),
             };
             let took = (self.clock)().saturating_sub(began);
+            let busy = busy.min(took);
             // An answer that was there before anybody looked says nothing of the way.
             let away = (took > own + NOTICED).then(|| took.saturating_sub(busy));
             self.measured((Owner::Worker(id), part), &counts, busy, away);
@@ -356,21 +313,48 @@ impl Spread {
                 None => part,
             });
         }
+        losses.check()?;
         Ok(sum.expect("every job has an owner"))
     }
 
-    /// The answer to an order, all earlier ones skipped: nobody waits for those any more.
-    fn answer(&mut self, id: WorkerId, turn: u64) -> Result<Answer, Lost> {
+    /// A worker's part of a sum, with how long it was computed.
+    fn part(
+        &mut self,
+        order: (WorkerId, u64),
+        until: Duration,
+        [tokens, width]: [usize; 2],
+    ) -> Result<(Vec<f32>, Duration), Lost> {
+        match self.answer(order, until)? {
+            // One number that is none would spoil every token from then on.
+            Answer::Part { numbers, busy }
+                if numbers.len() == tokens * width && numbers.iter().all(|it| it.is_finite()) =>
+            {
+                Ok((numbers, busy))
+            }
+            _ => Err(confused(order.0)),
+        }
+    }
+
+    /// Until when answers to what is asked between two steps are waited for.
+    fn deadline(&self) -> Duration {
+        (self.clock)().saturating_add(self.patience.max)
+    }
+
+    /// The answer to an order, until that moment, all earlier ones skipped: nobody waits for those any
+    /// more.
+    fn answer(&mut self, (id, turn): (WorkerId, u64), until: Duration) -> Result<Answer, Lost> {
         let worker = self.workers.get_mut(&id).ok_or_else(|| unknown(id))?;
         loop {
-            let reply = worker.port.receive().map_err(|gone| Lost {
+            let patience = until.saturating_sub((self.clock)());
+            let reply = worker.port.receive(patience).map_err(|gone| Lost {
                 worker: id,
                 reason: gone.reason,
             })?;
             if reply.turn == turn {
                 return Ok(reply.answer);
             }
-            if reply.turn > turn {
+            // Old answers win no time.
+            if reply.turn > turn || patience.is_zero() {
                 return Err(confused(id));
             }
         }
@@ -379,15 +363,22 @@ impl Spread {
     fn measured(
         &mut self,
         (owner, part): (Owner, Part),
-        counts: &BTreeMap<Owner, usize>,
+        counts: &[(Owner, usize)],
         busy: Duration,
         away: Option<Duration>,
     ) {
-        let (Some(jobs), Some(sizes)) = (counts.get(&owner), self.sizes) else {
+        let jobs = counts.iter().find(|(other, _)| *other == owner);
+        let (Some((_, jobs)), Some(sizes)) = (jobs, self.sizes) else {
             return;
         };
         let timing = self.timings.entry((owner, part)).or_default();
         timing.add((*jobs, sizes), busy, away);
+    }
+
+    /// Who has what changed.
+    fn set_owners(&mut self, owners: Owners) {
+        self.places = owners.places();
+        self.owners = owners;
     }
 
     /// Layers in which a device has other jobs than in `goal`.
@@ -424,9 +415,4 @@ fn sizes(rows: &[RowPlan<CloudSegment>]) -> (usize, usize) {
         row.len * (cloud + row.end())
     });
     (tokens, seen.sum())
-}
-
-fn numbers_of(view: &KvView) -> Vec<f32> {
-    let [keys, values] = [&view.keys, &view.values].map(|tensor| tensor.to_data());
-    keys.iter::<f32>().chain(values.iter::<f32>()).collect()
 }

@@ -151,7 +151,11 @@ impl Heads {
     }
 
     /// One KV head of each pair's first.
-    fn of(picked: &[(&Self, usize)]) -> Self {
+    ///
+    /// # Panics
+    /// If there are none, they are of different models, or there is no such head.
+    #[must_use]
+    pub fn of(picked: &[(&Self, usize)]) -> Self {
         let (first, _) = picked.first().expect("there are heads to take");
         let (dim, group) = (first.head_dim, first.q_head_count / first.kv_head_count);
         let q = picked.iter().map(|(from, head)| {
@@ -296,7 +300,12 @@ impl FeedForward {
         Self::of(&picked)
     }
 
-    fn of(picked: &[(&Self, Range<usize>)]) -> Self {
+    /// A range of the width of each pair's first.
+    ///
+    /// # Panics
+    /// If there are none, they are of different models, or a range is beyond the width.
+    #[must_use]
+    pub fn of(picked: &[(&Self, Range<usize>)]) -> Self {
         let gates = picked
             .iter()
             .map(|(from, range)| (&from.gate_up, range.clone()));

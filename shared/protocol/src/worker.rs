@@ -19,6 +19,8 @@ const BLOCKS_MAX: usize = 1 << 18;
 const ROWS_MAX: usize = 4096;
 /// Widest hidden state, head and feed-forward network, most blocks and tokens of a pass.
 const WIDTH_MAX: u32 = 1 << 18;
+/// Most numbers of all blocks of one head: 64 GiB of f32.
+const POOL_MAX: u64 = 1 << 34;
 /// Most query heads that read one KV head.
 const GROUP_MAX: u32 = 256;
 
@@ -188,6 +190,11 @@ pub enum WorkerTask {
     },
     /// Nothing that was to come will come.
     Unstage,
+    /// Overwrite keys and values.
+    Wipe {
+        /// Of which blocks.
+        blocks: Vec<u32>,
+    },
 }
 
 /// A task with its number; as many f32 as it says follow, little-endian.
@@ -269,7 +276,10 @@ impl WorkerSetup {
         let slice = 3 * u64::from(self.hidden_dim) * u64::from(self.mlp_dim / self.slice_count + 1);
         let hidden = u64::from(self.hidden_dim) * u64::from(self.tokens_max);
         let fits = head.max(slice).max(hidden) <= u64::from(NUMBERS_MAX);
-        (counts && numbers && fits)
+        // Each factor is bounded, so the product is.
+        let pool =
+            2 * u64::from(self.block_count) * u64::from(self.block_len) * u64::from(self.head_dim);
+        (counts && numbers && fits && pool <= POOL_MAX)
             .then_some(())
             .ok_or(InvalidMessage::WorkerShape)
     }
@@ -280,7 +290,9 @@ impl WorkerOrder {
         let blocks = match &self.task {
             WorkerTask::Begin { rows } if rows.len() > ROWS_MAX => return Err(too_long()),
             WorkerTask::Begin { rows } => rows.iter().map(|row| row.blocks.len()).sum(),
-            WorkerTask::Take { blocks, .. } | WorkerTask::Put { blocks, .. } => blocks.len(),
+            WorkerTask::Take { blocks, .. }
+            | WorkerTask::Put { blocks, .. }
+            | WorkerTask::Wipe { blocks } => blocks.len(),
             WorkerTask::Prefix { heads, .. } if heads.len() > JOBS_MAX as usize => {
                 return Err(too_long());
             }

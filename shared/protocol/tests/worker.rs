@@ -136,6 +136,8 @@ fn what_is_to_be_done() {
         "070801020200010000",
     );
     check(&order(WorkerTask::Unstage, 0), "070900");
+    let blocks = vec![0, 4];
+    check(&order(WorkerTask::Wipe { blocks }, 0), "070a02000400");
 }
 
 #[test]

@@ -21,10 +21,12 @@ pub enum CloseReason {
     Internal,
     /// The edge has as many links as one edge may.
     TooManyLinks,
+    /// The edge lends its device to one that does not want it.
+    NotNamed,
 }
 
 impl CloseReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Done,
         Self::ShuttingDown,
         Self::TokenAlreadyUsed,
@@ -33,6 +35,7 @@ impl CloseReason {
         Self::NotAnEdge,
         Self::Internal,
         Self::TooManyLinks,
+        Self::NotNamed,
     ];
 
     const fn code(self) -> u32 {
@@ -45,6 +48,7 @@ impl CloseReason {
             Self::NotAnEdge => 5,
             Self::Internal => 6,
             Self::TooManyLinks => 7,
+            Self::NotNamed => 8,
         }
     }
 
@@ -58,6 +62,7 @@ impl CloseReason {
             Self::NotAnEdge => "not an edge node's certificate",
             Self::Internal => "internal failure",
             Self::TooManyLinks => "too many links of one edge",
+            Self::NotNamed => "not one of the workers that are named",
         }
     }
 

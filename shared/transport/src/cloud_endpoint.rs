@@ -1,6 +1,7 @@
 //! A cloud's endpoint: accepts links, admits edges, drains. What an admitted edge asks is
 //! [`EdgeLink`]'s.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -60,6 +61,12 @@ pub enum AcceptError {
     /// The invitation does not admit the edge.
     #[error(transparent)]
     Enrolment(#[from] EnrolmentError),
+    /// The edge is of the trust domain, and nobody said that it may lend its device.
+    #[error("nobody named this worker: if it is to see this node's texts, give --worker {name}")]
+    NotNamed {
+        /// What it is called.
+        name: String,
+    },
     /// The edge has as many links as one may.
     #[error("the peer has {LINKS_PER_EDGE_MAX} links already")]
     TooManyLinks,
@@ -92,6 +99,7 @@ impl AcceptError {
             Self::Enrolment(EnrolmentError::Unknown) => Some(CloseReason::TokenUnknown),
             Self::Enrolment(EnrolmentError::Registry(_)) => Some(CloseReason::Internal),
             Self::TooManyLinks => Some(CloseReason::TooManyLinks),
+            Self::NotNamed { .. } => Some(CloseReason::NotNamed),
             Self::NotTrustedByPeer
             | Self::PeerNotTrusted
             | Self::Version
@@ -166,18 +174,23 @@ impl CloudEndpoint<PeerLink> {
         Self::start(addr, (identity.credentials(), admission), config, SESSIONS)
     }
 
-    /// Listens for edges of the same trust domain that lend this one their devices.
+    /// Listens for edges of the same trust domain that lend this one their devices. Only those that are
+    /// named are let in.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn bind_for_workers(
         addr: SocketAddr,
-        identity: &EdgeIdentity,
+        (identity, named): (&EdgeIdentity, Named),
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        let admission = Admission::TrustDomain;
+        let admission = match named {
+            Named::All => Admission::TrustDomain,
+            Named::These(names) => Admission::Named(Arc::new(names)),
+        };
         let speech = Speech {
             alpn: WORKER_ALPN,
+            transport: LinkConfig::worker_transport,
             ..SESSIONS
         };
         Self::start(addr, (identity.credentials(), admission), config, speech)
@@ -267,6 +280,15 @@ impl<L> Drop for CloudEndpoint<L> {
     }
 }
 
+/// Edges of a trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Each of them.
+    All,
+    /// Those with these names: [`EdgeIdentity::name`].
+    These(BTreeSet<String>),
+}
+
 /// Who of a trust domain is let in.
 #[derive(Clone)]
 pub(crate) enum Admission {
@@ -274,14 +296,20 @@ pub(crate) enum Admission {
     Invited(Arc<Enrolment>),
     /// Everybody.
     TrustDomain,
+    /// Those with these names.
+    Named(Arc<BTreeSet<String>>),
 }
 
 impl Admission {
     /// Reads and writes files.
-    fn admit(&self, peer: &EdgePeer) -> Result<(), EnrolmentError> {
+    fn admit(&self, peer: &EdgePeer) -> Result<(), AcceptError> {
         match self {
-            Self::Invited(enrolment) => enrolment.admit(peer, SystemTime::now()),
+            Self::Invited(enrolment) => Ok(enrolment.admit(peer, SystemTime::now())?),
             Self::TrustDomain => Ok(()),
+            Self::Named(names) if names.contains(&peer.name) => Ok(()),
+            Self::Named(_) => Err(AcceptError::NotNamed {
+                name: peer.name.clone(),
+            }),
         }
     }
 }

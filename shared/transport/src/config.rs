@@ -25,6 +25,10 @@ pub(crate) const REQUEST_STREAMS_MAX: u32 = 32;
 /// Most streams of edges that speak about sessions, on one link: three for each session.
 pub(crate) const PEER_STREAMS_MAX: u32 = 512;
 
+/// Window of each stream of a link to a worker: what goes aside fills no more than that of the link's
+/// buffers, so that what a step waits for is taken at once.
+const WORKER_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
 /// Most layer streams open at a time on one link; the sender waits for a free one. Early layers
 /// go first in any case, so more would only be more bookkeeping.
 pub(crate) const LAYER_STREAMS_MAX: u32 = 64;
@@ -231,6 +235,13 @@ impl LinkConfig {
             .stream_receive_window(self.profile.window_bytes().into())
             .receive_window(self.profile.window_bytes().into())
             .send_window(self.profile.window_bytes().into());
+        transport
+    }
+
+    /// Transport parameters of a leader and its workers.
+    pub(crate) fn worker_transport(&self, hint: PathHint) -> TransportConfig {
+        let mut transport = self.peer_transport(hint);
+        transport.stream_receive_window(WORKER_STREAM_WINDOW_BYTES.into());
         transport
     }
 

@@ -76,6 +76,12 @@ pub enum ConnectError {
         /// The address dialled.
         addr: SocketAddr,
     },
+    /// The edge that this one lends its device to takes others.
+    #[error("the leader does not want this device: give it --worker {name}")]
+    NotNamed {
+        /// What this edge is called.
+        name: String,
+    },
     /// The nodes are of different versions.
     #[error("who answers speaks another protocol version: update both nodes to the same release")]
     Version,
@@ -109,7 +115,15 @@ impl ConnectError {
             (Some(CloseReason::TooManyLinks), _) => Self::TooManyLinks,
             (Some(CloseReason::NotAnEdge), _) => Self::EdgeNotTrusted { detail },
             (_, ConnectionError::TimedOut) => Self::Unreachable { addr },
-            (Some(CloseReason::Done | CloseReason::ShuttingDown | CloseReason::Internal), _)
+            (
+                Some(
+                    CloseReason::Done
+                    | CloseReason::ShuttingDown
+                    | CloseReason::Internal
+                    | CloseReason::NotNamed,
+                ),
+                _,
+            )
             | (None, _) => Self::Lost(error.into()),
         }
     }
@@ -238,7 +252,8 @@ impl PeerEndpoint {
         identity: &EdgeIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        Self::start(addr, (identity, PEER_ALPN), config)
+        let transport = config.peer_transport(PathHint::default());
+        Self::start(addr, (identity, PEER_ALPN), (config, transport))
     }
 
     /// As [`PeerEndpoint::bind`], for links to an edge that one lends one's device to.
@@ -250,16 +265,16 @@ impl PeerEndpoint {
         identity: &EdgeIdentity,
         config: LinkConfig,
     ) -> Result<Self, BindError> {
-        Self::start(addr, (identity, WORKER_ALPN), config)
+        let transport = config.worker_transport(PathHint::default());
+        Self::start(addr, (identity, WORKER_ALPN), (config, transport))
     }
 
     pub(crate) fn start(
         addr: SocketAddr,
         (identity, alpn): (&EdgeIdentity, &[u8]),
-        config: LinkConfig,
+        (config, transport): (LinkConfig, TransportConfig),
     ) -> Result<Self, BindError> {
         let crypto = tls::neighbour_crypto(identity.credentials(), alpn)?;
-        let transport = config.peer_transport(PathHint::default());
         Ok(Self {
             endpoint: EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport))?,
             name: identity.name().to_owned(),
@@ -271,7 +286,17 @@ impl PeerEndpoint {
     /// # Errors
     /// [`ConnectError`], [`ConnectError::Itself`] if that is this edge, by whatever address.
     pub async fn connect(&self, addr: SocketAddr) -> Result<PeerLink, ConnectError> {
-        let connection = self.endpoint.dial(addr).await?;
+        let connection = self
+            .endpoint
+            .dial(addr)
+            .await
+            .map_err(|error| match error {
+                ConnectError::Lost(LinkLost::ClosedByPeer(CloseReason::NotNamed)) => {
+                    let name = self.name.clone();
+                    ConnectError::NotNamed { name }
+                }
+                other => other,
+            })?;
         if name_of(&connection).is_some_and(|name| name == self.name) {
             CloseReason::Done.close(&connection);
             return Err(ConnectError::Itself { addr });

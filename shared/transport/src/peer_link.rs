@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use edgeprompt_protocol::PeerRequest;
 use edgeprompt_protocol::codec::{self, DecodeError, EncodeError, ToPeer};
 use edgeprompt_protocol::frame::{self, FRAME_PREFIX_BYTES, FrameError, FrameProgress};
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -69,8 +69,8 @@ impl From<WriteMessageError> for PeerError {
 pub struct PeerLink {
     connection: Connection,
     timeouts: Timeouts,
-    /// What an accepted link takes of the bounds on links.
-    _context: Option<Arc<LinkContext>>,
+    /// What an accepted link takes of the bounds on links, and whose it is.
+    accepted: Option<Arc<(PathKey, LinkContext)>>,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -97,15 +97,15 @@ impl PeerLink {
         Self {
             connection,
             timeouts,
-            _context: None,
+            accepted: None,
         }
     }
 
-    pub(crate) fn accepted(connection: Connection, _path: PathKey, context: LinkContext) -> Self {
+    pub(crate) fn accepted(connection: Connection, path: PathKey, context: LinkContext) -> Self {
         Self {
             connection,
             timeouts: context.timeouts,
-            _context: Some(Arc::new(context)),
+            accepted: Some(Arc::new((path, context))),
         }
     }
 
@@ -156,6 +156,11 @@ impl PeerLink {
     /// What the path was found to be, once the link has carried anything.
     pub fn estimate(&self) -> Option<LinkEstimate> {
         PathController::estimate_of(&self.connection)
+    }
+
+    /// The name of the edge that dialled; nothing on the link of one that did so itself.
+    pub fn peer_name(&self) -> Option<&str> {
+        self.accepted.as_ref().map(|it| it.0.peer_name.as_str())
     }
 
     /// The other edge's address.
@@ -254,6 +259,35 @@ impl PeerSender {
         Ok(())
     }
 
+    /// Writes of `pieces`, none of them empty, what the link takes, as soon as it takes anything, and takes
+    /// it out of the list. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn send_some(&mut self, pieces: &mut Vec<Bytes>) -> Result<(), PeerError> {
+        let written = self.stream.write_chunks(pieces).await;
+        pieces.drain(..written.map_err(WriteMessageError::from)?.chunks);
+        Ok(())
+    }
+
+    /// Sends a message and the bytes that follow it in one go, as long as the link makes progress.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn send_with<M: ToPeer>(
+        &mut self,
+        message: &M,
+        bytes: Bytes,
+    ) -> Result<(), PeerError> {
+        let mut pieces = vec![codec::encode_to_peer(message)?, bytes];
+        pieces.retain(|piece| !piece.is_empty());
+        while !pieces.is_empty() {
+            let sending = timeout(self.patience, self.send_some(&mut pieces));
+            sending.await.map_err(|_| PeerError::TimedOut)??;
+        }
+        Ok(())
+    }
+
     /// Ends the stream, and waits until the other edge has all of it.
     ///
     /// # Errors
@@ -300,24 +334,29 @@ const TURN_PATIENCE_FACTOR: u32 = 12;
 /// Above everything that an edge sends to another.
 const REQUEST_PRIORITY: i32 = 2;
 
-/// Receives on a stream. Dropping it tells the other edge that nothing is read any more.
+/// Pieces of what has come that are taken at once: some tens of kilobytes.
+const PIECES: usize = 32;
+
+/// Receives on a stream. Dropping it tells the other edge that nothing is read any more. What has come in
+/// part is kept, so that nothing is lost when a wait is given up.
 pub struct PeerReceiver {
     stream: RecvStream,
     patience: Duration,
-    /// Of a message that has come in part.
-    received: Vec<u8>,
+    /// Of what has come and nobody has taken. A length is only a claim: it grows as bytes come.
+    received: BytesMut,
 }
 
 impl PeerReceiver {
-    const fn new(stream: RecvStream, patience: Duration) -> Self {
+    fn new(stream: RecvStream, patience: Duration) -> Self {
         Self {
             stream,
             patience,
-            received: Vec::new(),
+            received: BytesMut::new(),
         }
     }
 
     /// The next message, however long it takes to begin; once it has begun, it must make progress.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -326,59 +365,64 @@ impl PeerReceiver {
             match frame::parse(&self.received)? {
                 FrameProgress::Whole { body, .. } => {
                     let message = codec::decode_from_peer(body)?;
-                    self.received.clear();
+                    let len = FRAME_PREFIX_BYTES + body.len();
+                    self.received.advance(len);
                     return Ok(message);
                 }
-                FrameProgress::Needs(count) => self.read(count).await?,
+                FrameProgress::Needs(_) => {
+                    let has_begun = !self.received.is_empty();
+                    let more = self.fill(has_begun.then_some(self.patience)).await?;
+                    more.ok_or(PeerError::Ended)?;
+                }
             }
         }
     }
 
-    async fn read(&mut self, count: usize) -> Result<(), PeerError> {
-        let filled = self.received.len();
-        let has_begun = filled >= FRAME_PREFIX_BYTES;
-        let mut piece = vec![0; count];
-        let reading = self.stream.read_exact(&mut piece);
-        let read = match has_begun {
-            true => timeout(self.patience, reading)
+    /// Takes what has come, as soon as anything has; nothing at the end of the stream.
+    async fn fill(&mut self, patience: Option<Duration>) -> Result<Option<()>, PeerError> {
+        let mut pieces = [const { Bytes::new() }; PIECES];
+        let reading = self.stream.read_chunks(&mut pieces);
+        let read = match patience {
+            Some(patience) => timeout(patience, reading)
                 .await
                 .map_err(|_| PeerError::TimedOut)?,
-            false => reading.await,
+            None => reading.await,
         };
-        read.map_err(ReadMessageError::from)?;
-        self.received.extend_from_slice(&piece);
-        Ok(())
+        let Some(count) = read.map_err(ReadMessageError::from)? else {
+            return Ok(None);
+        };
+        for piece in &pieces[..count] {
+            self.received.extend_from_slice(piece);
+        }
+        Ok(Some(()))
     }
 
     /// Exactly so many raw bytes, few, however long they take; `None` if the stream ends before the
-    /// first.
+    /// first. Cancel-safe.
     ///
     /// # Errors
     /// [`PeerError`].
     pub async fn receive_bytes(&mut self, count: usize) -> Result<Option<Bytes>, PeerError> {
-        let mut bytes = vec![0; count];
-        match self.stream.read_exact(&mut bytes).await {
-            Ok(()) => Ok(Some(bytes.into())),
-            Err(ReadExactError::FinishedEarly(0)) => Ok(None),
-            Err(error) => Err(ReadMessageError::from(error).into()),
+        while self.received.len() < count {
+            match self.fill(None).await? {
+                Some(()) => {}
+                None if self.received.is_empty() => return Ok(None),
+                None => return Err(PeerError::Ended),
+            }
         }
+        Ok(Some(self.received.split_to(count).freeze()))
     }
 
-    /// Exactly so many raw bytes that follow others, and make progress.
+    /// Exactly so many raw bytes that follow others, and make progress. Cancel-safe.
     ///
     /// # Errors
     /// [`PeerError`].
     pub async fn receive_rest(&mut self, count: usize) -> Result<Bytes, PeerError> {
-        let mut bytes = Vec::new();
-        while bytes.len() < count {
-            let from = bytes.len();
-            // A length is only a claim: memory grows as bytes come.
-            bytes.resize(count.min(from + SENT_AT_ONCE_BYTES), 0);
+        while self.received.len() < count {
             let patience = self.patience * TURN_PATIENCE_FACTOR;
-            let read = timeout(patience, self.stream.read_exact(&mut bytes[from..])).await;
-            let read = read.map_err(|_| PeerError::TimedOut)?;
-            read.map_err(ReadMessageError::from)?;
+            let more = self.fill(Some(patience)).await?;
+            more.ok_or(PeerError::Ended)?;
         }
-        Ok(bytes.into())
+        Ok(self.received.split_to(count).freeze())
     }
 }

@@ -16,6 +16,12 @@ use crate::transfer::link_args::LinkSpec;
 
 /// Until all workers are there and what they are to do has come.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What clients call the model.
+const MODEL_NAME: &str = "placed";
+
+/// Tokens that every model has.
+const VOCABULARY_MIN: usize = 256;
+
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// One leader and its workers; dropping it ends them.
@@ -40,8 +46,7 @@ impl Nodes {
         EdgeIdentity::join(&token)?.save(&identity)?;
         let share = args.share.to_string();
         let plan_every = args.plan_every.to_string();
-        let shape = args.model_shape.to_string();
-        let mut words: Vec<OsString> = vec!["-q".into(), "--local".into()];
+        let mut words: Vec<OsString> = vec!["-q".into(), "--local".into(), "--workers-any".into()];
         words.extend(["--identity".into(), identity.into()]);
         let values = [
             ("--port", "0"),
@@ -49,8 +54,7 @@ impl Nodes {
             ("--placement", policy),
             ("--plan-every", &plan_every),
             ("--own-share", &share),
-            ("--load-format", "dummy"),
-            ("--model-shape", &shape),
+            ("--served-model-name", MODEL_NAME),
             ("--kv-cache-mib", "64"),
         ];
         words.extend(
@@ -59,6 +63,13 @@ impl Nodes {
                 .flat_map(|(flag, value)| [flag, value])
                 .map(Into::into),
         );
+        match &args.model {
+            Some(path) => words.extend(["--model".into(), path.into()]),
+            None => {
+                words.extend(["--load-format", "dummy", "--model-shape"].map(Into::into));
+                words.push(args.model_shape.to_string().into());
+            }
+        }
         let leader = ServingNode::start(&NodeSpec {
             node: Node::Edge,
             args: words,
@@ -128,12 +139,15 @@ impl Nodes {
 
     /// One answer to the same question.
     pub(super) fn answer(&self, args: &ExecutionArgs) -> Result<Answered> {
-        let vocabulary = args.model_shape.config().vocab_size;
+        let vocabulary = match &args.model {
+            Some(_) => VOCABULARY_MIN,
+            None => args.model_shape.config().vocab_size,
+        };
         let prompt: Vec<_> = (0..args.prompt_len)
             .map(|index| 3 + index * 37 % (vocabulary - 3))
             .collect();
         let body = json!({
-            "model": args.model_shape.to_string(),
+            "model": MODEL_NAME,
             "prompt": prompt,
             "max_tokens": args.tokens,
             "temperature": 0,
@@ -155,6 +169,13 @@ impl Nodes {
         let sum = self.metric("edge_placement_step_predicted_seconds_sum")?;
         let count = self.metric("edge_placement_step_predicted_seconds_count")?;
         Ok((sum * 1e3, count))
+    }
+
+    /// What the planner said of this placement before anything moved, in milliseconds; nothing if
+    /// nothing has.
+    pub(super) fn forecast(&self) -> Result<Option<f64>> {
+        let seconds = self.metric("edge_placement_forecast_seconds")?;
+        Ok((seconds > 0.0).then_some(seconds * 1e3))
     }
 
     pub(super) fn migrations(&self) -> Result<f64> {

@@ -1,15 +1,16 @@
 //! Generations that go on elsewhere, or were begun there: their tokens are known, and their keys and
-//! values are taken out and put in, or computed again.
+//! values are taken out and put in, or computed again. Sessions, too, are given what was computed elsewhere.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use edgeprompt_attention::{BlockPlace, KvView};
-use edgeprompt_kv::{LayerIndex, TokenId};
+use edgeprompt_kv::{LayerIndex, OutOfBlocks, TokenId};
 
 use super::{Engine, Generation, SubmitError};
 use crate::scheduler::{NotRestored, SequenceId};
+use crate::{CloudSegment, SessionId};
 
 /// Keys and values of some private tokens, of all layers. Deliberately not `Debug`: they are as
 /// private as the tokens.
@@ -32,7 +33,57 @@ pub struct Progressed {
     pub computed_count: usize,
 }
 
+/// Why a session is not given what its prompts begin with. They are computed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdopted {
+    /// Heads are on several devices.
+    #[error("attention heads are on several devices")]
+    Spread,
+    /// The pool has no room.
+    #[error(transparent)]
+    OutOfBlocks(#[from] OutOfBlocks),
+}
+
 impl Engine {
+    /// Gives a session what its prompts begin with, from a segment that is complete: concatenated with
+    /// what is private, and read by each sequence for itself. What does not fill a block is left out.
+    ///
+    /// # Errors
+    /// [`NotAdopted`]; nothing is changed then.
+    ///
+    /// # Panics
+    /// If a layer of the segment is missing, or it is not of these tokens.
+    pub fn adopt(
+        &mut self,
+        session: SessionId,
+        tokens: &[TokenId],
+        segment: &CloudSegment,
+    ) -> Result<(), NotAdopted> {
+        assert_eq!(segment.range().len(), tokens.len(), "a token for each key");
+        if !self.shard.is_whole() {
+            return Err(NotAdopted::Spread);
+        }
+        let blocks = self.scheduler.adopt(session, tokens)?;
+        let block_len = self.scheduler.limits().block_len.get();
+        let places: Arc<[BlockPlace]> = blocks
+            .iter()
+            .flat_map(|block| {
+                let block = block.as_usize();
+                (0..block_len).map(move |slot| BlockPlace { block, slot })
+            })
+            .collect();
+        for (layer, kv) in (0..).map(LayerIndex).zip(self.shard.all_kv()) {
+            let view = segment.layers.get(layer).expect("the segment is complete");
+            let of_tokens = |tensor: &Tensor<3>| {
+                let adopted = tensor.clone().narrow(1, 0, places.len());
+                adopted.swap_dims(0, 1)
+            };
+            kv.write(&places, &of_tokens(&view.keys), &of_tokens(&view.values));
+        }
+        self.touched(&places);
+        Ok(())
+    }
+
     /// Takes in a generation that was begun elsewhere: `answered` is what it has so far. It is held,
     /// and up to `compute_max` of its private tokens are computed meanwhile.
     ///
@@ -116,27 +167,20 @@ impl Engine {
         Some(KvChunk { tokens, layers })
     }
 
-    /// Overwrites the keys and values that only this generation has; they are lost to it.
+    /// Overwrites the keys and values that only this generation has, on all devices; they are lost to it.
     pub fn wipe(&mut self, id: SequenceId) {
         let Some(table) = self.scheduler.table(id) else {
             return;
         };
-        let block_len = table.block_len();
         let blocks = table.blocks().iter().copied();
-        let places: Arc<[BlockPlace]> = blocks
-            .filter(|block| !self.scheduler.is_shared(*block))
-            .flat_map(|block| {
-                let block = block.as_usize();
-                (0..block_len).map(move |slot| BlockPlace { block, slot })
-            })
-            .collect();
-        if places.is_empty() {
+        let own = blocks.filter(|block| !self.scheduler.is_shared(*block));
+        let blocks: Vec<_> = own.map(|block| block.as_usize()).collect();
+        if blocks.is_empty() {
             return;
         }
-        let (dim, device) = (self.model.geometry.head_dim(), self.model.decoder.device());
-        for kv in self.shard.all_kv() {
-            let zeros = Tensor::zeros([places.len(), kv.head_count(), dim], &device);
-            kv.write(&places, &zeros, &zeros);
+        self.shard.wipe(&blocks);
+        if let Some(spread) = &mut self.spread {
+            spread.wipe(&blocks);
         }
     }
 
@@ -177,6 +221,7 @@ impl Engine {
             );
             kv.write(&places, &keys, &values);
         }
+        self.touched(&places);
         Ok(())
     }
 }

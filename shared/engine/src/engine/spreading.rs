@@ -1,8 +1,11 @@
 //! An engine whose heads and feed-forward slices are on several devices.
 
+use edgeprompt_attention::BlockPlace;
+
 use super::Engine;
+use crate::CloudSegment;
 use crate::shard::ShardShape;
-use crate::spread::{Clock, Lost, Owner, Owners, Pace, Spread, WorkerId, WorkerPort};
+use crate::spread::{Clock, Losses, Owner, Owners, Pace, Spread, WorkerId, WorkerPort};
 
 /// What an engine is asked for, all generations together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,27 +85,44 @@ impl Engine {
         let Some(spread) = &mut self.spread else {
             return true;
         };
-        let scheduler = &self.scheduler;
+        let (scheduler, sequences) = (&self.scheduler, &self.sequences);
+        // Those that wait for their turn can wait for their cloud prompt again.
+        let is_used = |segment: &CloudSegment| {
+            let mut computing = sequences.iter();
+            computing.any(|(id, state)| {
+                let own = state.segment.as_ref();
+                own.is_some_and(|it| it.layers.is_same(&segment.layers))
+                    && scheduler.table(*id).is_some()
+            })
+        };
+        spread.forget_unused(is_used, &mut self.shard);
         let used = || {
             let blocks = scheduler.used_blocks().into_iter();
             blocks.map(|block| block.as_usize()).collect()
         };
         match spread.between_steps(&mut self.shard, used) {
             Ok(()) => true,
-            Err(lost) => {
-                self.recover(lost);
+            Err(losses) => {
+                self.recover(losses);
                 false
             }
         }
     }
 
-    /// Goes on without a worker: what it had is the leader's, and all keys and values are computed
-    /// again, for those of its heads depend on all others of the layers before.
-    pub(super) fn recover(&mut self, lost: Lost) {
+    /// Keys and values of these places are others than they were, and no pass has written them.
+    pub(super) fn touched(&mut self, places: &[BlockPlace]) {
+        if let Some(spread) = &mut self.spread {
+            spread.touched(places);
+        }
+    }
+
+    /// Goes on without some workers: what they had is the leader's, and all keys and values are computed
+    /// again, for those of their heads depend on all others of the layers before.
+    pub(super) fn recover(&mut self, losses: Losses) {
         let Some(spread) = &mut self.spread else {
             return;
         };
-        if spread.lose(lost, &mut self.shard) {
+        if spread.lose(losses, &mut self.shard) {
             self.suspended.clear();
             self.scheduler.recompute_all();
         }

@@ -1,10 +1,12 @@
 //! Jobs that come to a device and leave it.
 
+use std::collections::BTreeMap;
+
 use edgeprompt_attention::KvBlocks;
 use edgeprompt_kv::LayerIndex;
 use edgeprompt_model::{FeedForward, Heads};
 
-use super::{HeadsHere, Job, LayerJobs, OrderError, Shard, Staged, pick};
+use super::{HeadsHere, Job, LayerJobs, OrderError, PrefixHere, PrefixKey, Shard, Staged, pick};
 
 impl Shard {
     /// Makes ready a job whose weights have come, or are cut from the model that is here.
@@ -134,70 +136,135 @@ impl Shard {
         let here = &mut self.layers[layer.as_usize()];
         let before = std::mem::replace(&mut here.heads, heads.to_vec());
         let attention = here.attention.take();
-        let (mut weights, mut blocks) = (Vec::new(), Vec::new());
-        for head in heads {
-            let staged = self.staged.remove(&(layer.0, Job::Head(*head)));
+        let coming: BTreeMap<usize, HeadsHere> = heads
+            .iter()
+            .filter_map(
+                |head| match self.staged.remove(&(layer.0, Job::Head(*head))) {
+                    Some(Staged::Head(staged)) => Some((*head, *staged)),
+                    Some(Staged::Slice(_)) | None => None,
+                },
+            )
+            .collect();
+        let picked = heads.iter().map(|head| {
             let place = before.iter().position(|other| other == head);
-            match (staged, place, &attention) {
-                (_, Some(place), Some(attention)) => {
-                    weights.push(attention.weights.select(&[place]));
-                    blocks.push(attention.kv.select_heads(&[place]));
-                }
-                (Some(Staged::Head(staged)), _, _) => {
-                    weights.push(staged.weights);
-                    blocks.push(staged.kv);
-                }
-                _ => unreachable!("looked for before"),
+            match (place, &attention) {
+                (Some(place), Some(attention)) => (attention, place),
+                _ => (&coming[head], 0),
             }
-        }
-        here.attention = (!heads.is_empty()).then(|| HeadsHere {
-            weights: Heads::concat(&weights),
-            kv: KvBlocks::concat_heads(blocks),
         });
-        self.drop_prefixes(layer, heads);
+        let picked: Vec<_> = picked.collect();
+        let blocks: Vec<_> = picked.iter().map(|(it, place)| (&it.kv, *place)).collect();
+        let parts: Vec<_> = picked
+            .iter()
+            .map(|(it, place)| (&it.weights, *place))
+            .collect();
+        let is_whole = heads.iter().copied().eq(0..self.shape.kv_head_count);
+        let own = self.model.as_ref().filter(|_| is_whole);
+        let attention = (!heads.is_empty()).then(|| HeadsHere {
+            weights: match own {
+                // They are there as they are: nothing is copied.
+                Some(model) => model.decoder.layers()[layer.as_usize()].heads().clone(),
+                None => Heads::of(&parts),
+            },
+            kv: KvBlocks::gather_heads(&blocks),
+        });
+        self.layers[layer.as_usize()].attention = attention;
+        self.keep_prefixes(layer, heads);
     }
 
-    /// Gives up what is here of cloud prompts for other heads than these.
-    fn drop_prefixes(&mut self, layer: LayerIndex, heads: &[usize]) {
-        self.prefixes.retain(|(_, other), prefix| {
-            if *other == layer.0 {
-                let stays = |place: &usize| heads.contains(&prefix.heads[*place]);
-                let places: Vec<_> = (0..prefix.heads.len()).filter(stays).collect();
-                if !places.is_empty() && places.len() < prefix.heads.len() {
-                    prefix.view = pick(&prefix.view, &places);
-                }
-                prefix.heads.retain(|head| heads.contains(head));
+    /// Gives up what is here of cloud prompts for other heads than these, which are those here now.
+    fn keep_prefixes(&mut self, layer: LayerIndex, heads: &[usize]) {
+        let keys = self.prefixes.keys().filter(|(_, other)| *other == layer.0);
+        let keys: Vec<_> = keys.map(|(key, _)| *key).collect();
+        for key in keys {
+            self.drop_prefix((key, layer), |head| !heads.contains(&head));
+        }
+        let ahead = &mut self.prefixes_ahead;
+        let ahead = ahead.extract_if(.., |(_, other, _), _| *other == layer.0);
+        let ahead: Vec<_> = ahead.collect();
+        for ((key, _, head), view) in ahead {
+            if heads.contains(&head) {
+                self.add_prefix((key, layer), &[head], view);
             }
-            !prefix.heads.is_empty()
-        });
+        }
+    }
+
+    /// Gives up what is here of a cloud prompt for some heads.
+    pub(super) fn drop_prefix(
+        &mut self,
+        (key, layer): (PrefixKey, LayerIndex),
+        is_of_no_use: impl Fn(usize) -> bool,
+    ) {
+        let Some(prefix) = self.prefixes.get_mut(&(key, layer.0)) else {
+            return;
+        };
+        let stays = |place: &usize| !is_of_no_use(prefix.heads[*place]);
+        let places: Vec<_> = (0..prefix.heads.len()).filter(stays).collect();
+        if places.is_empty() {
+            self.prefixes.remove(&(key, layer.0));
+        } else if places.len() < prefix.heads.len() {
+            *prefix = PrefixHere {
+                heads: places.iter().map(|place| prefix.heads[*place]).collect(),
+                view: pick(&prefix.view, &places),
+            };
+        }
     }
 
     fn switch_slices(&mut self, layer: LayerIndex, slices: &[usize]) {
-        let widths: Vec<_> = (0..self.shape.slice_count)
-            .map(|index| self.shape.slice(index).len())
-            .collect();
         let here = &mut self.layers[layer.as_usize()];
         let before = std::mem::replace(&mut here.slices, slices.to_vec());
         let whole = here.feed_forward.take();
-        let mut parts = Vec::new();
-        for slice in slices {
-            let staged = self.staged.remove(&(layer.0, Job::Slice(*slice)));
+        let coming: BTreeMap<usize, FeedForward> = slices
+            .iter()
+            .filter_map(
+                |slice| match self.staged.remove(&(layer.0, Job::Slice(*slice))) {
+                    Some(Staged::Slice(staged)) => Some((*slice, *staged)),
+                    Some(Staged::Head(_)) | None => None,
+                },
+            )
+            .collect();
+        let width = |slice: usize| self.shape.slice(slice).len();
+        let is_whole = slices.iter().copied().eq(0..self.shape.slice_count);
+        let own = self.model.as_ref().filter(|_| is_whole);
+        let parts = slices.iter().map(|slice| {
             let place = before.iter().position(|other| other == slice);
-            match (staged, place, &whole) {
-                (_, Some(place), Some(whole)) => {
-                    let start: usize = before[..place].iter().map(|other| widths[*other]).sum();
-                    let part = start..start + widths[*slice];
-                    parts.push(whole.select(std::slice::from_ref(&part)));
+            match (place, &whole) {
+                (Some(place), Some(whole)) => {
+                    let start: usize = before[..place].iter().map(|other| width(*other)).sum();
+                    (whole, start..start + width(*slice))
                 }
-                (Some(Staged::Slice(staged)), _, _) => parts.push(*staged),
-                _ => unreachable!("looked for before"),
+                _ => (&coming[slice], 0..width(*slice)),
             }
-        }
-        here.feed_forward = (!parts.is_empty()).then(|| FeedForward::concat(&parts));
+        });
+        let feed_forward = match own {
+            Some(model) => {
+                let layer = &model.decoder.layers()[layer.as_usize()];
+                Some(layer.feed_forward().clone())
+            }
+            None if slices.is_empty() => None,
+            None => Some(FeedForward::of(&parts.collect::<Vec<_>>())),
+        };
+        self.layers[layer.as_usize()].feed_forward = feed_forward;
     }
 
-    /// Gives up what is on its way here.
+    /// Overwrites keys and values of blocks, of heads that are here and of those on their way.
+    pub(crate) fn wipe(&mut self, blocks: &[usize]) {
+        for kv in self.all_kv() {
+            kv.wipe(blocks);
+        }
+        for staged in self.staged.values_mut() {
+            if let Staged::Head(staged) = staged {
+                staged.kv.wipe(blocks);
+            }
+        }
+    }
+
+    /// Gives up what is on its way here, cloud prompts for it included.
     pub(crate) fn unstage(&mut self) {
         self.staged.clear();
+        for layer in (0..self.shape.layer_count).filter_map(|it| u32::try_from(it).ok()) {
+            let heads = self.layers[layer as usize].heads.clone();
+            self.keep_prefixes(LayerIndex(layer), &heads);
+        }
     }
 }

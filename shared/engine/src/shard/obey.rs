@@ -1,6 +1,7 @@
 //! A worker's side: orders in, answers out. Everything in an order is checked here; what is behind it
 //! may then rely on that.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::{Tensor, TensorData};
@@ -22,8 +23,8 @@ impl Shard {
     pub fn obey(&mut self, task: Task) -> Result<Option<Answer>, OrderError> {
         match task {
             Task::Begin { rows } => self.begin(rows).map(|()| None),
-            Task::Heads { layer, input } => self.obey_heads(layer, &input).map(Some),
-            Task::FeedForward { layer, input } => self.obey_feed_forward(layer, &input).map(Some),
+            Task::Heads { layer, input } => self.obey_heads(layer, input).map(Some),
+            Task::FeedForward { layer, input } => self.obey_feed_forward(layer, input).map(Some),
             Task::Prefix {
                 prefix,
                 layer,
@@ -32,7 +33,7 @@ impl Shard {
             } => {
                 let layer = self.layer(layer)?;
                 self.take_prefix(prefix, layer, &heads, numbers)?;
-                Ok(None)
+                Ok(Some(Answer::Done))
             }
             Task::Forget { key } => {
                 self.forget(key);
@@ -49,6 +50,7 @@ impl Shard {
                 if numbers.as_ref().is_some_and(|it| it.len() != wanted) {
                     return Err(OrderError::Length);
                 }
+                self.check_room(self.job_bytes(job))?;
                 self.stage(layer, job, numbers)?;
                 Ok(Some(Answer::Done))
             }
@@ -81,10 +83,15 @@ impl Shard {
                 self.unstage();
                 Ok(None)
             }
+            Task::Wipe { blocks } => {
+                self.check_blocks(&blocks)?;
+                self.wipe(&blocks);
+                Ok(Some(Answer::Done))
+            }
         }
     }
 
-    fn obey_heads(&mut self, layer: usize, input: &[f32]) -> Result<Answer, OrderError> {
+    fn obey_heads(&mut self, layer: usize, input: Arc<Vec<f32>>) -> Result<Answer, OrderError> {
         let layer = self.layer(layer)?;
         let plan = self.plan.take().ok_or(OrderError::NoPass)?;
         let input = self.hidden(input, plan.token_count())?;
@@ -93,7 +100,7 @@ impl Shard {
         part.map(answer).ok_or(OrderError::NotHere)
     }
 
-    fn obey_feed_forward(&self, layer: usize, input: &[f32]) -> Result<Answer, OrderError> {
+    fn obey_feed_forward(&self, layer: usize, input: Arc<Vec<f32>>) -> Result<Answer, OrderError> {
         let layer = self.layer(layer)?;
         let plan = self.plan.as_ref().ok_or(OrderError::NoPass)?;
         let input = self.hidden(input, plan.token_count())?;
@@ -141,21 +148,24 @@ impl Shard {
     ) -> Result<(), OrderError> {
         let shape = self.shape();
         let (dim, tokens) = (shape.head.head_dim, prefix.token_count as usize);
-        let known = self.prefix_heads(prefix.key, layer);
-        let is_new = |head: &usize| *head < shape.kv_head_count && !known.contains(head);
+        let there_is = |head: &usize| *head < shape.kv_head_count;
         let count = [heads.len(), tokens, dim, 2]
             .iter()
             .try_fold(1usize, |product, it| product.checked_mul(*it));
-        if heads.is_empty() || !heads.iter().all(is_new) || has_twins(heads) {
+        if heads.is_empty() || !heads.iter().all(there_is) || has_twins(heads) {
             return Err(OrderError::OutOfRange);
         }
-        let mut known = self.prefixes.iter().filter(|it| it.0.0 == prefix.key);
-        if known.any(|(_, known)| known.view.token_count() != tokens) {
+        let here = self.prefixes.iter().map(|(place, it)| (place.0, &it.view));
+        let ahead = self.prefixes_ahead.iter();
+        let ahead = ahead.map(|(place, view)| (place.0, view));
+        let mut known = here.chain(ahead).filter(|(key, _)| *key == prefix.key);
+        if known.any(|(_, view)| view.token_count() != tokens) {
             return Err(OrderError::Length);
         }
         if count != Some(numbers.len()) || self.prefix_count_with(prefix) > PREFIXES_MAX {
             return Err(OrderError::Length);
         }
+        self.check_room(size_of_val(numbers.as_slice()) as u64)?;
         let (keys, values) = numbers.split_at(numbers.len() / 2);
         let tensor = |numbers: &[f32]| {
             let data = TensorData::new(numbers.to_vec(), [heads.len(), tokens, dim]);
@@ -171,7 +181,9 @@ impl Shard {
 
     /// Cloud prompts here, and this one.
     fn prefix_count_with(&self, prefix: SharedPrefix) -> usize {
-        let mut keys: Vec<_> = self.prefixes.keys().map(|(key, _)| *key).collect();
+        let here = self.prefixes.keys().map(|(key, _)| *key);
+        let ahead = self.prefixes_ahead.keys().map(|(key, ..)| *key);
+        let mut keys: Vec<_> = here.chain(ahead).collect();
         keys.push(prefix.key);
         keys.sort_unstable();
         keys.dedup();
@@ -202,12 +214,13 @@ impl Shard {
         }
     }
 
-    fn hidden(&self, numbers: &[f32], token_count: usize) -> Result<Tensor<2>, OrderError> {
+    fn hidden(&self, numbers: Arc<Vec<f32>>, token_count: usize) -> Result<Tensor<2>, OrderError> {
         let width = self.shape().head.hidden_dim;
         if numbers.len() != token_count * width {
             return Err(OrderError::Length);
         }
-        let data = TensorData::new(numbers.to_vec(), [token_count, width]);
+        let numbers = Arc::unwrap_or_clone(numbers);
+        let data = TensorData::new(numbers, [token_count, width]);
         Ok(Tensor::from_data(data, &self.device))
     }
 
@@ -230,10 +243,13 @@ impl Shard {
         }
     }
 
+    /// Blocks that there are, each once: what is made of them is no larger than the pool.
     fn check_blocks(&self, blocks: &[usize]) -> Result<(), OrderError> {
         let block_count = self.shape().block_count;
         let there_are = blocks.len() <= block_count && blocks.iter().all(|it| *it < block_count);
-        there_are.then_some(()).ok_or(OrderError::OutOfRange)
+        (there_are && !has_twins(blocks))
+            .then_some(())
+            .ok_or(OrderError::OutOfRange)
     }
 }
 
@@ -243,173 +259,18 @@ fn has_twins(numbers: &[usize]) -> bool {
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
+/// The numbers of a tensor, without a copy where that can be.
+pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let numbers = tensor.into_data().try_to_vec();
+    numbers.expect("layers are computed in f32")
+}
+
 fn answer(part: Tensor<2>) -> Answer {
     Answer::Part {
-        numbers: part.into_data().iter::<f32>().collect(),
+        numbers: numbers(part),
         busy: Duration::ZERO,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-    use std::sync::Arc;
-
-    use burn::tensor::Device;
-    use edgeprompt_model::{Model, ModelShape};
-    use rand::rngs::StdRng;
-    use rand::{RngExt, SeedableRng};
-
-    use super::*;
-    use crate::shard::{PrefixKey, ShardShape};
-
-    fn shape(model: &Model) -> ShardShape {
-        let some = |count| NonZeroUsize::new(count).unwrap();
-        let limits = crate::EngineLimits {
-            max_num_seqs: some(2),
-            max_num_batched_tokens: some(8),
-            max_num_waiting: 1,
-            block_len: some(4),
-            block_count: 4,
-        };
-        ShardShape::of(model, 2, &limits)
-    }
-
-    /// Draws what a leader could send, and much that none would.
-    struct Draw(StdRng);
-
-    impl Draw {
-        /// Mostly small.
-        fn size(&mut self, end: usize) -> usize {
-            match self.0.random_bool(0.02) {
-                true => usize::MAX,
-                false => self.0.random_range(0..end),
-            }
-        }
-
-        fn sizes(&mut self, end: usize) -> Vec<usize> {
-            (0..self.0.random_range(0..4))
-                .map(|_| self.size(end))
-                .collect()
-        }
-
-        /// As many as there must be, most of the time.
-        fn numbers(&mut self, right: usize) -> Vec<f32> {
-            let count = match self.0.random_bool(0.7) {
-                true => right,
-                false => self.0.random_range(0..700),
-            };
-            vec![0.5; count]
-        }
-
-        fn prefix(&mut self) -> SharedPrefix {
-            SharedPrefix {
-                key: PrefixKey(self.0.random_range(0..3)),
-                token_count: self.0.random_range(0..6),
-            }
-        }
-
-        fn row(&mut self) -> RowShape {
-            RowShape {
-                len: self.size(5),
-                start: self.size(8),
-                prefix: self.0.random_bool(0.3).then(|| self.prefix()),
-                blocks: self.sizes(5),
-            }
-        }
-
-        fn job(&mut self) -> Job {
-            match self.0.random_bool(0.6) {
-                true => Job::Head(self.size(3)),
-                false => Job::Slice(self.size(3)),
-            }
-        }
-
-        fn task(&mut self, shape: &ShardShape) -> Task {
-            let layer = self.size(7);
-            let head = self.size(3);
-            match self.0.random_range(0..10) {
-                0 => Task::Begin {
-                    rows: (0..self.0.random_range(0..3)).map(|_| self.row()).collect(),
-                },
-                1 => Task::Heads {
-                    layer,
-                    input: self.numbers(32).into(),
-                },
-                2 => Task::FeedForward {
-                    layer,
-                    input: self.numbers(32).into(),
-                },
-                3 => {
-                    let (prefix, heads) = (self.prefix(), self.sizes(3));
-                    let count = heads.len() * prefix.token_count as usize * 16;
-                    Task::Prefix {
-                        prefix,
-                        layer,
-                        heads,
-                        numbers: self.numbers(count),
-                    }
-                }
-                4 => Task::Forget {
-                    key: self.prefix().key,
-                },
-                5 => {
-                    let job = self.job();
-                    let count = match job {
-                        Job::Head(_) => shape.head.number_count(),
-                        Job::Slice(_) => FeedForward::number_count(32, 32),
-                    };
-                    let is_sent = self.0.random_bool(0.5);
-                    Task::Weights {
-                        layer,
-                        job,
-                        numbers: is_sent.then(|| self.numbers(count)),
-                    }
-                }
-                6 => Task::Take {
-                    layer,
-                    head,
-                    blocks: self.sizes(5),
-                },
-                7 => {
-                    let blocks = self.sizes(5);
-                    let count = blocks.len() * 4 * 8 * 2;
-                    Task::Put {
-                        layer,
-                        head,
-                        blocks,
-                        numbers: self.numbers(count),
-                    }
-                }
-                8 => Task::Switch {
-                    layers: vec![LayerJobs {
-                        layer,
-                        heads: self.sizes(3),
-                        slices: self.sizes(3),
-                    }],
-                },
-                _ => Task::Unstage,
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_a_leader_orders_is_obeyed_or_refused() {
-        let device = Device::flex();
-        let model = Arc::new(Model::dummy(ModelShape::Tiny, &device));
-        let shape = shape(&model);
-        let (mut obeyed, mut refused) = (0, 0);
-        for seed in 0..400 {
-            let mut draw = Draw(StdRng::seed_from_u64(seed));
-            let mut shard = Shard::empty(shape.clone(), Some(Arc::clone(&model)), &device);
-            // A worker would hang up at the first refusal; here the next order comes all the same.
-            for _ in 0..80 {
-                match shard.obey(draw.task(&shape)) {
-                    Ok(_) => obeyed += 1,
-                    Err(_) => refused += 1,
-                }
-            }
-        }
-        assert!(obeyed > 1000 && refused > 1000, "{obeyed} and {refused}");
-    }
-}
+mod tests;

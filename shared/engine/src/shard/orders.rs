@@ -75,16 +75,17 @@ pub enum Task {
         /// 0-based.
         layer: usize,
         /// `[token, hidden]`
-        input: Arc<[f32]>,
+        input: Arc<Vec<f32>>,
     },
     /// Compute the slices of a layer: [`Answer::Part`].
     FeedForward {
         /// 0-based.
         layer: usize,
         /// `[token, hidden]`
-        input: Arc<[f32]>,
+        input: Arc<Vec<f32>>,
     },
-    /// Keys and values of a cloud prompt for some heads. No answer.
+    /// Keys and values of a cloud prompt for some heads that are there or will come; they take the place of
+    /// those that were sent before: [`Answer::Done`].
     Prefix {
         /// Which prompt.
         prefix: SharedPrefix,
@@ -136,6 +137,11 @@ pub enum Task {
     },
     /// Nothing that was to come will come. No answer.
     Unstage,
+    /// Overwrite blocks of all heads that are there or on their way: [`Answer::Done`].
+    Wipe {
+        /// Which blocks.
+        blocks: Vec<usize>,
+    },
 }
 
 /// A task with its number.
@@ -190,6 +196,18 @@ pub enum OrderError {
     /// A job that is not here.
     #[error("the leader names a job that is not here")]
     NotHere,
+    /// It would take more than is lent.
+    #[error(
+        "the leader asks for {} MiB and {} are lent: give more with --memory-mib",
+        .asked_bytes >> 20,
+        .lent_bytes >> 20
+    )]
+    Memory {
+        /// What it would take, with what is here.
+        asked_bytes: u64,
+        /// What is lent.
+        lent_bytes: u64,
+    },
     /// Weights that neither came nor are here.
     #[error("the leader takes this worker to have a copy of the model")]
     NoWeights,

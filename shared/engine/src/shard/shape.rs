@@ -70,6 +70,18 @@ impl ShardShape {
         (numbers * size_of::<f32>()) as u64
     }
 
+    /// Bytes of the state of a job, all blocks of its keys and values: a device takes them at once, however
+    /// few are in use.
+    pub fn state_bytes(&self, job: Job) -> u64 {
+        let numbers = match job {
+            Job::Head(_) => self.kv_shape(1).iter().fold(2, |product: u64, it| {
+                product.saturating_mul(u64::try_from(*it).unwrap_or(u64::MAX))
+            }),
+            Job::Slice(_) => 0,
+        };
+        numbers.saturating_mul(size_of::<f32>() as u64)
+    }
+
     pub(super) fn kv_shape(&self, heads: usize) -> [usize; 4] {
         [self.block_count, heads, self.block_len, self.head.head_dim]
     }

@@ -1,10 +1,11 @@
 //! Who has which jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use edgeprompt_kv::LayerIndex;
 
-use super::{Part, WorkerId};
+use super::WorkerId;
 use crate::shard::{Job, LayerJobs, ShardShape};
 
 /// A device that computes.
@@ -29,6 +30,23 @@ pub struct LayerOwners {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owners {
     layers: Vec<LayerOwners>,
+}
+
+/// What a step needs to know of a layer's owners.
+pub(super) struct LayerPlaces {
+    /// Those with anything to do.
+    pub(super) workers: Arc<[WorkerId]>,
+    /// How many heads each device has that has any.
+    pub(super) heads: Arc<[(Owner, usize)]>,
+    /// How many slices.
+    pub(super) slices: Arc<[(Owner, usize)]>,
+}
+
+impl LayerPlaces {
+    /// Whether all heads are the leader's.
+    pub(super) fn is_here(&self) -> bool {
+        self.heads.iter().all(|(owner, _)| *owner == Owner::Here)
+    }
 }
 
 impl Owners {
@@ -68,6 +86,11 @@ impl Owners {
         self.owners().all(|other| other == owner)
     }
 
+    /// Whether anything is on any of these.
+    pub(super) fn any(&self, is_one: impl Fn(Owner) -> bool) -> bool {
+        self.owners().any(is_one)
+    }
+
     fn owners(&self) -> impl Iterator<Item = Owner> + '_ {
         let layers = self.layers.iter();
         layers.flat_map(|layer| layer.heads.iter().chain(&layer.slices).copied())
@@ -77,18 +100,19 @@ impl Owners {
         &self.layers[layer.as_usize()]
     }
 
-    /// How many jobs of a half of a layer each device has that has any.
-    pub(super) fn counts(&self, layer: LayerIndex, part: Part) -> BTreeMap<Owner, usize> {
-        let layer = self.layer(layer);
-        let owners = match part {
-            Part::Heads => &layer.heads,
-            Part::FeedForward => &layer.slices,
-        };
-        let mut counts = BTreeMap::new();
-        for owner in owners {
-            *counts.entry(*owner).or_insert(0) += 1;
-        }
-        counts
+    /// Who computes what, by layer.
+    pub(super) fn places(&self) -> Vec<LayerPlaces> {
+        let layers = (0u32..).map(LayerIndex).zip(&self.layers);
+        let places = layers.map(|(index, layer)| LayerPlaces {
+            workers: self.workers_of(index).into_iter().collect(),
+            heads: counts(&layer.heads),
+            slices: counts(&layer.slices),
+        });
+        places.collect()
+    }
+
+    pub(super) fn heads(&self, layer: LayerIndex) -> &[Owner] {
+        &self.layer(layer).heads
     }
 
     /// The workers with anything to do in a layer.
@@ -153,6 +177,15 @@ impl Owners {
         });
         moves.filter(|(_, _, [from, to])| from != to).collect()
     }
+}
+
+/// How many jobs each device has that has any.
+fn counts(owners: &[Owner]) -> Arc<[(Owner, usize)]> {
+    let mut counts = BTreeMap::new();
+    for owner in owners {
+        *counts.entry(*owner).or_insert(0) += 1;
+    }
+    counts.into_iter().collect()
 }
 
 fn places(owners: &[Owner], owner: Owner) -> Vec<usize> {

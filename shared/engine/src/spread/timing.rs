@@ -37,10 +37,11 @@ impl Timing {
         away: Option<Duration>,
     ) {
         self.count = self.count.saturating_add(1);
-        self.job_tokens += (jobs * tokens) as u64;
-        self.job_seen += (jobs * seen) as u64;
-        self.busy += busy;
-        self.away += away.unwrap_or_default();
-        self.away_count += u32::from(away.is_some());
+        let product = |jobs: usize, count: usize| jobs.saturating_mul(count) as u64;
+        self.job_tokens = self.job_tokens.saturating_add(product(jobs, tokens));
+        self.job_seen = self.job_seen.saturating_add(product(jobs, seen));
+        self.busy = self.busy.saturating_add(busy);
+        self.away = self.away.saturating_add(away.unwrap_or_default());
+        self.away_count = self.away_count.saturating_add(u32::from(away.is_some()));
     }
 }
