@@ -4,6 +4,7 @@ use edgeprompt_protocol::PEER_ALPN;
 
 use super::{Domain, any_port, config};
 use crate::cloud_endpoint::{Admission, SESSIONS, Speech};
+use crate::congestion::PathHint;
 use crate::{AcceptError, CloudEndpoint, ConnectError, PeerEndpoint};
 
 /// What edges said to each other before the present version.
@@ -27,7 +28,9 @@ async fn an_edge_of_another_version_is_told_so_and_gets_no_link() {
     let listening = CloudEndpoint::bind_for_sessions(any_port(), &domain.join(), config()).unwrap();
     let addr = listening.local_addr().unwrap();
     let edge = domain.join();
-    let dialling = PeerEndpoint::start(any_port(), (&edge, BEFORE), config()).unwrap();
+    let transport = config().peer_transport(PathHint::default());
+    let settings = (config(), transport);
+    let dialling = PeerEndpoint::start(any_port(), (&edge, BEFORE), settings).unwrap();
     let told = dialling.connect(addr).await.unwrap_err();
     assert_eq!(told, ConnectError::Version);
     assert!(told.to_string().contains("same release"), "{told}");
