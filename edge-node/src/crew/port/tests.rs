@@ -36,7 +36,7 @@ fn setup() -> WorkerSetup {
         attention_factor: 1.0,
         block_len: 4,
         block_count: 16,
-        tokens_max: 1 << 20,
+        tokens_max: 1 << 18,
     }
 }
 
