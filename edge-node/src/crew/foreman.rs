@@ -461,7 +461,7 @@ impl Foreman {
 /// What was decided on is to take so long, as far as is known before anything moves.
 fn forecast(seconds: Option<f64>) {
     if let Some(seconds) = seconds {
-        gauge!(names::EDGE_PLACEMENT_FORECAST_SECONDS).set(seconds);
+        gauge!(names::EDGE_PLACEMENT_FORECAST_MILLISECONDS).set(seconds * 1e3);
     }
 }
 

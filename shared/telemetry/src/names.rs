@@ -81,9 +81,9 @@ pub const EDGE_WORKERS_LOST_TOTAL: &str = "edge_workers_lost_total";
 pub const EDGE_PLACEMENT_MIGRATIONS_TOTAL: &str = "edge_placement_migrations_total";
 /// Histogram: what a step takes with the placement in force, as the planner has it, at each plan.
 pub const EDGE_PLACEMENT_STEP_PREDICTED_SECONDS: &str = "edge_placement_step_predicted_seconds";
-/// Gauge: what a step will take with the placement that was decided on last, as it was predicted before
-/// anything moved.
-pub const EDGE_PLACEMENT_FORECAST_SECONDS: &str = "edge_placement_forecast_seconds";
+/// Gauge: milliseconds that a step will take with the placement that was decided on last, as predicted
+/// before anything moved.
+pub const EDGE_PLACEMENT_FORECAST_MILLISECONDS: &str = "edge_placement_forecast_milliseconds";
 /// Counter: bytes of weights, keys and values that changed their device.
 pub const EDGE_PLACEMENT_MIGRATED_BYTES_TOTAL: &str = "edge_placement_migrated_bytes_total";
 /// Counter, by [`SOURCE`]: answers on a cloud prompt, by where its keys and values came from.
@@ -323,8 +323,8 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(EDGE_WORKERS, "Devices that others lend this edge now."),
     gauge(
-        EDGE_PLACEMENT_FORECAST_SECONDS,
-        "What a step will take with the placement that was decided on last, predicted before anything moved.",
+        EDGE_PLACEMENT_FORECAST_MILLISECONDS,
+        "Milliseconds that a step will take with the placement decided on last, predicted before anything moved.",
     ),
     seconds(
         EDGE_PLACEMENT_STEP_PREDICTED_SECONDS,

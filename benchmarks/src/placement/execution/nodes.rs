@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -44,32 +45,7 @@ impl Nodes {
         let (cloud, token) = CloudIdentity::init(&dir.path().join("cloud"))?;
         let identity = dir.path().join("leader");
         EdgeIdentity::join(&token)?.save(&identity)?;
-        let share = args.share.to_string();
-        let plan_every = args.plan_every.to_string();
-        let mut words: Vec<OsString> = vec!["-q".into(), "--local".into(), "--workers-any".into()];
-        words.extend(["--identity".into(), identity.into()]);
-        let values = [
-            ("--port", "0"),
-            ("--worker-listen", "127.0.0.1:0"),
-            ("--placement", policy),
-            ("--plan-every", &plan_every),
-            ("--own-share", &share),
-            ("--served-model-name", MODEL_NAME),
-            ("--kv-cache-mib", "64"),
-        ];
-        words.extend(
-            values
-                .iter()
-                .flat_map(|(flag, value)| [flag, value])
-                .map(Into::into),
-        );
-        match &args.model {
-            Some(path) => words.extend(["--model".into(), path.into()]),
-            None => {
-                words.extend(["--load-format", "dummy", "--model-shape"].map(Into::into));
-                words.push(args.model_shape.to_string().into());
-            }
-        }
+        let words = leader_words(args, policy, &identity);
         let leader = ServingNode::start(&NodeSpec {
             node: Node::Edge,
             args: words,
@@ -97,7 +73,7 @@ impl Nodes {
                 "--identity".into(),
                 identity.into(),
                 "--share".into(),
-                share.clone().into(),
+                args.share.to_string().into(),
             ];
             workers.push(ServingNode::start(&NodeSpec {
                 node: Node::Worker,
@@ -174,8 +150,8 @@ impl Nodes {
     /// What the planner said of this placement before anything moved, in milliseconds; nothing if
     /// nothing has.
     pub(super) fn forecast(&self) -> Result<Option<f64>> {
-        let seconds = self.metric("edge_placement_forecast_seconds")?;
-        Ok((seconds > 0.0).then_some(seconds * 1e3))
+        let milliseconds = self.metric("edge_placement_forecast_milliseconds")?;
+        Ok((milliseconds > 0.0).then_some(milliseconds))
     }
 
     pub(super) fn migrations(&self) -> Result<f64> {
@@ -193,4 +169,35 @@ impl Nodes {
             .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(values.next().map_or(Ok(0.0), str::parse)?)
     }
+}
+
+/// The arguments of the leader, which places as `policy` has it.
+fn leader_words(args: &ExecutionArgs, policy: &str, identity: &Path) -> Vec<OsString> {
+    let share = args.share.to_string();
+    let plan_every = args.plan_every.to_string();
+    let mut words: Vec<OsString> = vec!["-q".into(), "--local".into(), "--workers-any".into()];
+    words.extend(["--identity".into(), identity.as_os_str().into()]);
+    let values = [
+        ("--port", "0"),
+        ("--worker-listen", "127.0.0.1:0"),
+        ("--placement", policy),
+        ("--plan-every", &plan_every),
+        ("--own-share", &share),
+        ("--served-model-name", MODEL_NAME),
+        ("--kv-cache-mib", "64"),
+    ];
+    words.extend(
+        values
+            .iter()
+            .flat_map(|(flag, value)| [flag, value])
+            .map(Into::into),
+    );
+    match &args.model {
+        Some(path) => words.extend(["--model".into(), path.into()]),
+        None => {
+            words.extend(["--load-format", "dummy", "--model-shape"].map(Into::into));
+            words.push(args.model_shape.to_string().into());
+        }
+    }
+    words
 }

@@ -18,6 +18,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(50);
 
 const HIDDEN: usize = 8;
+const HIDDEN_DIM: u32 = 8;
 
 fn setup() -> WorkerSetup {
     WorkerSetup {
@@ -25,7 +26,7 @@ fn setup() -> WorkerSetup {
         layer_count: 2,
         kv_head_count: 2,
         group_len: 1,
-        hidden_dim: HIDDEN as u32,
+        hidden_dim: HIDDEN_DIM,
         head_dim: 4,
         mlp_dim: 16,
         slice_count: 2,
