@@ -83,7 +83,7 @@ pub struct Tokens {
 }
 
 impl Generator {
-    /// Starts the computing thread.
+    /// Starts the computing thread; returns once that has its memory.
     ///
     /// # Errors
     /// What the system says if there is no thread to be had.
@@ -91,9 +91,19 @@ impl Generator {
         let (commands, received) = channel();
         let tally = Tally::default();
         let counted = tally.clone();
+        let (made, is_made) = channel();
         let thread = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || Worker::new(model, limits, counted).run(&received))?;
+            .spawn(move || {
+                let worker = Worker::new(model, limits, counted);
+                worker.gauge();
+                // Whoever started it waits.
+                let _ = made.send(());
+                worker.run(&received);
+            })?;
+        // It takes the memory of all blocks, which may last: nobody is told before that it can generate,
+        // and another edge would take it for dead. If it has panicked, every generation says so.
+        let _ = is_made.recv();
         Ok(Self {
             commands,
             tally,

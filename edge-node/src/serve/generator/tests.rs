@@ -40,6 +40,11 @@ fn generation(prompt: &[u32], max_tokens: usize) -> Generation {
     }
 }
 
+#[test]
+fn whoever_has_started_it_can_use_it() {
+    assert_eq!(start().tally().counts().load.blocks_all, 16);
+}
+
 #[tokio::test]
 async fn tokens_come_until_the_last_one() {
     let generator = start();
