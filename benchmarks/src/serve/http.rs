@@ -25,6 +25,10 @@ const MESSAGE_LEN_MAX: usize = 200;
 /// How long an unused connection is kept; vLLM's client keeps it as long.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// Kept connections that may turn out to be closed for one request: servers close them after some
+/// requests (llama.cpp's does) and do not always say so, and then nobody has read the request.
+const CONNECTIONS_CLOSED_MAX: usize = 3;
+
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
@@ -111,7 +115,13 @@ impl HttpClient {
         request.headers_mut().clone_from(&self.headers);
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);
-        let answer = self.client.request(request).await;
+        let mut answer = self.client.request(request.clone()).await;
+        for _ in 0..CONNECTIONS_CLOSED_MAX {
+            if !answer.as_ref().is_err_and(|error| was_closed(error)) {
+                break;
+            }
+            answer = self.client.request(request.clone()).await;
+        }
         let answer = answer.map_err(|e| unreachable(&e))?;
         if answer.status().is_success() {
             return Ok(answer);
@@ -123,6 +133,19 @@ impl HttpClient {
             message: error_message(said.get("error").unwrap_or(&said)),
         })
     }
+}
+
+/// Whether a connection was closed before anything of an answer came.
+fn was_closed(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let closed = error.downcast_ref::<hyper::Error>();
+        if closed.is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 async fn read_json(answer: Response<Incoming>) -> Result<Value, HttpError> {
@@ -161,6 +184,35 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Answers the first request on each of its connections and closes it without a word when the
+    /// next one comes; so many connections.
+    fn forgetful(connections: usize) -> std::net::SocketAddr {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..connections {
+                let (mut socket, _) = listener.accept().unwrap();
+                let mut request = [0; 4096];
+                assert!(socket.read(&mut request).unwrap() > 0);
+                socket
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                    .unwrap();
+                let _ = socket.read(&mut request);
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_turns_out_to_be_closed_is_no_failure() {
+        let addr = forgetful(4);
+        let client = HttpClient::new(format!("http://{addr}"), HeaderMap::new(), None);
+        for _ in 0..4 {
+            assert_eq!(client.get_json("/").await.unwrap(), json!({}));
+        }
+    }
 
     #[test]
     fn a_servers_words_are_short_and_in_one_line() {
