@@ -52,6 +52,22 @@ enum Staged {
     Slice(Box<FeedForward>),
 }
 
+impl Staged {
+    fn head(self) -> Option<HeadsHere> {
+        match self {
+            Self::Head(head) => Some(*head),
+            Self::Slice(_) => None,
+        }
+    }
+
+    fn slice(self) -> Option<FeedForward> {
+        match self {
+            Self::Slice(slice) => Some(*slice),
+            Self::Head(_) => None,
+        }
+    }
+}
+
 /// One device's part of a model, with the keys and values of its heads.
 ///
 /// Deliberately not `Debug`: private KV counts as private text.

@@ -132,19 +132,25 @@ impl Shard {
         Ok(())
     }
 
+    /// Those of a layer's jobs that have come, by their indices.
+    fn take_staged<T>(
+        &mut self,
+        layer: LayerIndex,
+        (indices, job): (&[usize], fn(usize) -> Job),
+        part: fn(Staged) -> Option<T>,
+    ) -> BTreeMap<usize, T> {
+        let taken = indices.iter().filter_map(|index| {
+            let staged = self.staged.remove(&(layer.0, job(*index)))?;
+            Some((*index, part(staged)?))
+        });
+        taken.collect()
+    }
+
     fn switch_heads(&mut self, layer: LayerIndex, heads: &[usize]) {
         let here = &mut self.layers[layer.as_usize()];
         let before = std::mem::replace(&mut here.heads, heads.to_vec());
         let attention = here.attention.take();
-        let coming: BTreeMap<usize, HeadsHere> = heads
-            .iter()
-            .filter_map(
-                |head| match self.staged.remove(&(layer.0, Job::Head(*head))) {
-                    Some(Staged::Head(staged)) => Some((*head, *staged)),
-                    Some(Staged::Slice(_)) | None => None,
-                },
-            )
-            .collect();
+        let coming = self.take_staged(layer, (heads, Job::Head), Staged::head);
         let picked = heads.iter().map(|head| {
             let place = before.iter().position(|other| other == head);
             match (place, &attention) {
@@ -214,15 +220,7 @@ impl Shard {
         let here = &mut self.layers[layer.as_usize()];
         let before = std::mem::replace(&mut here.slices, slices.to_vec());
         let whole = here.feed_forward.take();
-        let coming: BTreeMap<usize, FeedForward> = slices
-            .iter()
-            .filter_map(
-                |slice| match self.staged.remove(&(layer.0, Job::Slice(*slice))) {
-                    Some(Staged::Slice(staged)) => Some((*slice, *staged)),
-                    Some(Staged::Head(_)) | None => None,
-                },
-            )
-            .collect();
+        let coming = self.take_staged(layer, (slices, Job::Slice), Staged::slice);
         let width = |slice: usize| self.shape.slice(slice).len();
         let is_whole = slices.iter().copied().eq(0..self.shape.slice_count);
         let own = self.model.as_ref().filter(|_| is_whole);
