@@ -2,7 +2,7 @@
 //! `edgeprompt_placement`'s to say, how it is computed the engine's; here it travels.
 
 mod awaited;
-mod debt;
+pub mod debt;
 mod figures;
 pub mod foreman;
 pub mod gate;

@@ -1,5 +1,7 @@
 //! One mode on the edge: an engine, and its cloud prompt by the mode's way.
 
+mod brake;
+
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -10,13 +12,15 @@ use anyhow::{Context, Result, bail};
 use edge_node::cloud_prompt::{Arrival, CloudPrompt};
 use edge_node::uplink::Uplink;
 use edgeprompt_engine::{
-    CloudSegment, Engine, EngineLimits, Generation, Output, Sampler, SamplingParams, SequenceId,
-    SessionId, checked_view_from_layer,
+    CloudSegment, Engine, EngineLimits, Generation, Output, Sampler, SamplingParams,
+    SegmentPrefill, SequenceId, SessionId, checked_view_from_layer,
 };
 use edgeprompt_kv::TokenId;
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{PromptRef, PublicPrompt};
 use tokio::runtime::Runtime;
+
+use brake::Brake;
 
 use super::messages::{Answered, Mode, RelayFill, Request, RequestTimes, Setting};
 
@@ -45,6 +49,7 @@ pub(super) struct Contest {
     /// Layers on their way.
     arrivals: Option<Receiver<Arrival>>,
     received_bytes: u64,
+    brake: Brake,
 }
 
 /// A request under way.
@@ -75,25 +80,39 @@ impl Contest {
             },
         };
         let engine = Engine::new(Arc::clone(model), limits);
-        let (segment, fill) = match (setting.mode, setting.relay_fill) {
-            (Mode::Relay, RelayFill::Beforehand) => {
-                let started = Instant::now();
-                let computed = CloudSegment::computed(model, &cloud);
-                (Some(computed), started.elapsed())
-            }
-            _ => (None, Duration::ZERO),
-        };
-        let contest = Self {
+        let mut contest = Self {
             mode: setting.mode,
             model: Arc::clone(model),
             engine,
             cloud,
-            segment,
+            segment: None,
             is_asked: false,
             arrivals: None,
             received_bytes: 0,
+            brake: Brake::of(setting.edge_share),
+        };
+        let started = Instant::now();
+        let fill = match (setting.mode, setting.relay_fill) {
+            (Mode::Relay, RelayFill::Beforehand) => {
+                contest.fill()?;
+                started.elapsed()
+            }
+            _ => Duration::ZERO,
         };
         Ok((contest, fill))
+    }
+
+    /// Computes the cloud prompt here.
+    fn fill(&mut self) -> Result<()> {
+        let count = u32::try_from(self.cloud.len())?;
+        let segment = CloudSegment::empty(&self.model.geometry, count);
+        self.brake.begin();
+        for (layer, view) in SegmentPrefill::start(&self.model, &self.cloud) {
+            segment.layers.fill(layer, view)?;
+            self.brake.worked();
+        }
+        self.segment = Some(segment);
+        Ok(())
     }
 
     /// Answers requests as they come.
@@ -105,7 +124,7 @@ impl Contest {
         let received_before = self.received_bytes;
         let started = Instant::now();
         if self.mode == Mode::Relay && self.segment.is_none() {
-            self.segment = Some(CloudSegment::computed(&self.model, &self.cloud));
+            self.fill()?;
         }
         self.ask_the_cloud(network)?;
         let mut pending = requests.iter().enumerate().peekable();
@@ -121,8 +140,12 @@ impl Contest {
                 under_way.insert(id, UnderWay::new(*index, arrival));
                 pending.next();
             }
+            self.brake.begin();
             self.take_arrived()?;
-            match self.engine.step() {
+            let brake = &mut self.brake;
+            let stepped = self.engine.step_told(&mut |event, _| brake.heard(event));
+            brake.worked();
+            match stepped {
                 Some(outputs) => {
                     let now = started.elapsed();
                     for output in &outputs {

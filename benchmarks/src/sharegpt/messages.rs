@@ -86,6 +86,8 @@ pub(crate) struct Setting {
     pub(crate) max_num_seqs: usize,
     /// Tokens of a step.
     pub(crate) max_num_batched_tokens: usize,
+    /// Of a hundred parts of the time, those in which the edge computes.
+    pub(crate) edge_share: u8,
     /// Most tokens of a private prompt and its answer.
     pub(crate) private_len_max: usize,
 }

@@ -115,6 +115,7 @@ impl Nodes {
                 false => RelayFill::WithTheFirst,
             },
             cloud_store: plan.cloud_store,
+            edge_share: plan.edge_share,
             max_num_seqs: plan.max_num_seqs,
             max_num_batched_tokens: plan.max_num_batched_tokens,
             private_len_max: plan.edge_len + lens.longest(),

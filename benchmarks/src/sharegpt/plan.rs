@@ -65,6 +65,10 @@ pub(crate) struct ShareGptArgs {
     /// Threads that compute on the cloud
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cloud_threads: u32,
+    /// Part of the time that the edge computes, in percent: a device that is slower than the cloud
+    #[arg(long, value_name = "PERCENT", default_value = "100",
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) edge_share: u8,
     /// Device that the edge computes on [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) edge_device: Option<ComputeDevice>,
@@ -116,6 +120,7 @@ pub(crate) struct Plan {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
     pub(crate) edge_threads: u32,
+    pub(crate) edge_share: u8,
     pub(crate) cloud_threads: u32,
     pub(crate) cloud_store: CloudStore,
     pub(crate) link_profile: String,
@@ -161,6 +166,7 @@ impl Plan {
             max_num_seqs: max_num_seqs(args, group_len),
             max_num_batched_tokens: args.max_num_batched_tokens.get(),
             edge_threads: args.edge_threads,
+            edge_share: args.edge_share,
             cloud_threads: args.cloud_threads,
             cloud_store: args.cloud_store,
             link_profile: args.link_profile.clone(),
@@ -222,7 +228,7 @@ impl Plan {
         let scaled = self.scaled.iter().map(|scaled| format!("{scaled}\n"));
         format!(
             "{}{} requests, {} at a time, cloud prompts of {} tokens, private prompts of {} tokens, answers of {:.0} on average \
-             ({}), link {}, threads: cloud {}, edge {}; the cloud has computed them before: {}\n",
+             ({}), link {}, threads: cloud {}, edge {}{}; the cloud has computed them before: {}\n",
             scaled.collect::<String>(),
             self.num_prompts,
             self.max_num_seqs,
@@ -233,6 +239,10 @@ impl Plan {
             self.link_profile,
             self.cloud_threads,
             self.edge_threads,
+            match self.edge_share {
+                100 => String::new(),
+                percent => format!(" for {percent} % of the time"),
+            },
             match self.cloud_store {
                 CloudStore::Cold => "no",
                 CloudStore::Warm => "yes",

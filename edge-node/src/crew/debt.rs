@@ -10,7 +10,7 @@ const REST_MIN: Duration = Duration::from_micros(50);
 /// How long a device owes rest. A thread sleeps longer than it is told to: what is too much in one rest is
 /// taken off the next, so that over some parts the share is what it should be.
 #[derive(Debug)]
-pub(crate) struct Debt {
+pub struct Debt {
     /// Rest for each second of work.
     per_second: f64,
     /// In seconds; below zero after a rest that was too long.
@@ -19,7 +19,7 @@ pub(crate) struct Debt {
 
 impl Debt {
     /// Of a device that computes so many of a hundred.
-    pub(crate) fn of(percent: u8) -> Self {
+    pub fn of(percent: u8) -> Self {
         let percent = f64::from(percent.clamp(1, 100));
         Self {
             per_second: (100.0 - percent) / percent,
@@ -28,7 +28,7 @@ impl Debt {
     }
 
     /// After so long at work, rests for what is owed.
-    pub(crate) fn pay(&mut self, worked: Duration) {
+    pub fn pay(&mut self, worked: Duration) {
         let Some(rest) = self.work(worked) else {
             return;
         };

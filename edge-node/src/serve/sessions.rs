@@ -17,6 +17,7 @@ mod peers;
 mod planned;
 mod relay;
 pub(crate) mod routes;
+mod speed;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,15 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_handover::planning::choose::LeavingSession;
-use edgeprompt_handover::planning::kv_size::KvTokenBits;
-use edgeprompt_handover::planning::link_rate::LinkRate;
-use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel};
-use edgeprompt_handover::planning::scenario::Costs;
 use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_handover::session::{Epoch, Patience};
 use edgeprompt_kv::{KvDtype, TokenId};
 use edgeprompt_model::Model;
-use edgeprompt_protocol::{SessionKey, Ticket};
+use edgeprompt_protocol::{SessionKey, TargetSpeed, Ticket};
 use edgeprompt_transport::{ConnectError, LinkEstimate, PeerEndpoint, PeerLink};
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
@@ -52,7 +49,7 @@ use crate::serve::sessions::handle::{Handle, NewHandle, Own};
 use crate::serve::sessions::keeper::{Command, Keeper};
 use crate::serve::sessions::links::Links;
 use crate::serve::sessions::log::{Log, Standing};
-use crate::serve::sessions::planned::{Plan, Way, plan};
+use crate::serve::sessions::planned::{Plan, plan};
 
 /// Messages of one session that wait for its keeper.
 const COMMANDS_MAX: usize = 256;
@@ -63,9 +60,6 @@ const PATIENCE: Patience = Patience {
     answer: Duration::from_secs(4),
     orphan: Duration::from_secs(20),
 };
-
-/// What an unknown link is taken for, in bits a second.
-const RATE_UNKNOWN: f64 = 200e6;
 
 /// Where sessions may go, and how they are reached.
 pub(crate) struct SessionsConfig {
@@ -275,7 +269,11 @@ impl Sessions {
             Err(error) => return leaving.iter().map(|_| Err(error.clone())).collect(),
         };
         let sessions: Vec<_> = leaving.iter().map(SessionHandle::leaving).collect();
-        let plans = self.decide(&sessions, link.estimate(), wish.strategy);
+        // Those who leave are answered here meanwhile.
+        let target = speed::ask(&link).await;
+        // One that says nothing is taken to be like this one.
+        let target = target.unwrap_or_else(|| self.0.node.speed());
+        let plans = self.decide(&sessions, (link.estimate(), target), wish.strategy);
         let mut answers = Vec::new();
         for ((priority, handle), plan) in (0..).zip(leaving).zip(plans) {
             let (reply, answer) = oneshot::channel();
@@ -362,44 +360,18 @@ impl Sessions {
     fn decide(
         &self,
         sessions: &[LeavingSession],
-        link: Option<LinkEstimate>,
+        measured: (Option<LinkEstimate>, TargetSpeed),
         only: Option<Strategy>,
     ) -> Vec<Plan> {
-        let only = only.or(self.0.config.strategy);
-        let planned = match self.way(link) {
+        let Shared { node, config, .. } = &*self.0;
+        let only = only.or(config.strategy);
+        let planned = match node.way(config.dtype, measured) {
             Some(way) => plan(sessions, &way, only),
             None => return vec![Plan::UNPLANNED; sessions.len()],
         };
         planned.unwrap_or_else(|error| {
             tracing::warn!(%error, "no way to move sessions is predicted");
             vec![Plan::UNPLANNED; sessions.len()]
-        })
-    }
-
-    /// What this node has measured. The target is taken to compute as fast, and in as long steps.
-    fn way(&self, link: Option<LinkEstimate>) -> Option<Way> {
-        let Shared { node, config, .. } = &*self.0;
-        let geometry = &node.model.geometry;
-        let layers = f64::from(geometry.layer_count());
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let layer_bytes = geometry.layer_bytes(64, config.dtype) as f64 / 64.0;
-        let times = node.generator.tally().step_times();
-        let prefill = times.prefill().unwrap_or_else(|| PrefillCoefficients {
-            per_token_s: node.speed.layer(1).as_secs_f64() * layers,
-            ..PrefillCoefficients::default()
-        });
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let rate = link.map_or(RATE_UNKNOWN, |link| link.rate.as_bits_per_second() as f64);
-        let costs = Costs {
-            kv: KvTokenBits::of_measured_bytes(layer_bytes * layers).ok()?,
-            prefill: PrefillModel::new(prefill).ok()?,
-            link: LinkRate::constant(rate.max(1.0)).ok()?,
-        };
-        Some(Way {
-            costs,
-            rtt: link.map_or(Duration::ZERO, |link| link.rtt),
-            decode: times.decode().unwrap_or_default(),
-            behind_len: u32::try_from(node.behind_len_max).unwrap_or(u32::MAX),
         })
     }
 

@@ -1,11 +1,12 @@
 //! How long the engine's steps took of late, for whoever must foresee how long others will take.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{PassEvent, ScheduledRow};
-use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillWork};
+use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel, PrefillWork};
 use edgeprompt_handover::planning::prefill_fit::{PrefillForm, PrefillSample, fit};
 
 /// Most prefills that are remembered.
@@ -16,13 +17,32 @@ const PREFILL_LEN_MIN: usize = 32;
 
 /// The times of one engine's steps. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct StepTimes(Arc<Mutex<Times>>);
+pub(crate) struct StepTimes(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    times: Mutex<Times>,
+    /// Streams of keys and values that come.
+    receiving: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Times {
+    /// Without anything that comes.
     prefills: VecDeque<PrefillSample>,
+    /// While keys and values came: taking them in costs the processor something, too.
+    receiving: VecDeque<PrefillSample>,
     /// A running mean.
     decode_s: Option<f64>,
+}
+
+/// For as long as keys and values come.
+pub(crate) struct Receiving(Arc<Shared>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.receiving.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A step being timed.
@@ -67,13 +87,30 @@ impl StepTimes {
     /// A step has ended.
     pub(crate) fn note(&self, watch: &StepWatch) {
         if !watch.waited && !watch.rows.is_empty() {
-            self.lock().note(&watch.rows, watch.began_at.elapsed());
+            let is_receiving = self.0.receiving.load(Ordering::Relaxed) > 0;
+            let beside = match is_receiving {
+                true => Beside::Receiving,
+                false => Beside::Nothing,
+            };
+            self.lock()
+                .note((&watch.rows, beside), watch.began_at.elapsed());
         }
     }
 
-    /// How long prefills take; `None` as long as there was none.
+    /// Keys and values begin to come.
+    pub(crate) fn receive(&self) -> Receiving {
+        self.0.receiving.fetch_add(1, Ordering::Relaxed);
+        Receiving(Arc::clone(&self.0))
+    }
+
+    /// How long prefills take by themselves; `None` as long as there was none.
     pub(crate) fn prefill(&self) -> Option<PrefillCoefficients> {
         self.lock().prefill()
+    }
+
+    /// How many times as long as by themselves prefills take while keys and values come.
+    pub(crate) fn receiving(&self, alone: &PrefillModel) -> f64 {
+        self.lock().receiving(alone)
     }
 
     /// How long a step that only decodes takes; `None` as long as there was none.
@@ -83,12 +120,19 @@ impl StepTimes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Times> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What else the processor does during a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Receiving,
+}
+
 impl Times {
-    fn note(&mut self, rows: &[Row], took: Duration) {
+    fn note(&mut self, (rows, beside): (&[Row], Beside), took: Duration) {
         let took_s = took.as_secs_f64();
         let longest = rows.iter().map(|row| row.len).max().unwrap_or_default();
         if longest == 1 {
@@ -102,13 +146,29 @@ impl Times {
         let works = rows
             .iter()
             .map(|row| PrefillWork::of_one(small(row.len), small(row.start)));
-        if self.prefills.len() == PREFILLS_MAX {
-            self.prefills.pop_front();
+        let samples = match beside {
+            Beside::Nothing => &mut self.prefills,
+            Beside::Receiving => &mut self.receiving,
+        };
+        if samples.len() == PREFILLS_MAX {
+            samples.pop_front();
         }
-        self.prefills.push_back(PrefillSample {
+        samples.push_back(PrefillSample {
             work: PrefillWork::of_batch(works),
             took_s,
         });
+    }
+
+    /// Never less than 1: what comes makes nothing faster.
+    fn receiving(&self, alone: &PrefillModel) -> f64 {
+        let (took_s, foreseen_s) = self.receiving.iter().fold((0.0, 0.0), |sums, sample| {
+            let foreseen_s = alone.seconds(sample.work);
+            (sums.0 + sample.took_s, sums.1 + foreseen_s)
+        });
+        match foreseen_s > 0.0 {
+            true => f64::max(1.0, took_s / foreseen_s),
+            false => 1.0,
+        }
     }
 
     /// What is fixed of a step is spread over its tokens: a long prefill takes many steps.
@@ -140,10 +200,16 @@ mod tests {
     #[test]
     fn prefills_and_decoding_are_told_apart() {
         let mut times = Times::default();
-        times.note(&[row(300, 1), row(20, 1)], Duration::from_millis(30));
+        times.note(
+            (&[row(300, 1), row(20, 1)], Beside::Nothing),
+            Duration::from_millis(30),
+        );
         assert!(times.prefill().is_none());
         for start in [0, 100, 200] {
-            times.note(&[row(start, 100), row(5, 1)], Duration::from_millis(202));
+            times.note(
+                (&[row(start, 100), row(5, 1)], Beside::Nothing),
+                Duration::from_millis(202),
+            );
         }
         assert_eq!(times.decode_s, Some(0.03));
         let found = times.prefill().unwrap();
@@ -156,11 +222,53 @@ mod tests {
         let mut times = Times::default();
         for start in (0..1000).step_by(100) {
             let took_ms = 100 + start as u64 / 10;
-            times.note(&[row(start, 100)], Duration::from_millis(took_ms));
+            times.note(
+                (&[row(start, 100)], Beside::Nothing),
+                Duration::from_millis(took_ms),
+            );
         }
         let found = times.prefill().unwrap();
         assert!(found.per_pair_s > 0.0, "{found:?}");
         let whole = found.per_token_s * 1000.0 + found.per_pair_s * 1000.0 * 500.0;
         assert!((whole - 1.45).abs() < 0.02, "{whole}");
+    }
+
+    #[test]
+    fn what_comes_meanwhile_does_not_change_what_prefills_take_by_themselves() {
+        let (mut times, ms) = (Times::default(), Duration::from_millis);
+        let model = |times: &Times| PrefillModel::new(times.prefill().unwrap()).unwrap();
+        for _ in 0..3 {
+            times.note((&[row(0, 100)], Beside::Nothing), ms(200));
+        }
+        let alone = model(&times);
+        assert_eq!(times.receiving(&alone), 1.0);
+        for _ in 0..3 {
+            times.note((&[row(0, 100)], Beside::Receiving), ms(300));
+        }
+        assert_eq!(model(&times), alone);
+        assert!((times.receiving(&alone) - 1.5).abs() < 0.01);
+        for _ in 0..PREFILLS_MAX {
+            times.note((&[row(0, 100)], Beside::Receiving), ms(20));
+        }
+        assert_eq!(times.receiving(&alone), 1.0);
+    }
+
+    #[test]
+    fn a_step_counts_as_receiving_as_long_as_anything_comes() {
+        let times = StepTimes::default();
+        let watch = StepWatch {
+            began_at: Instant::now(),
+            rows: vec![row(0, 100)],
+            waited: false,
+        };
+        let coming = [times.receive(), times.receive()];
+        for coming in coming {
+            times.note(&watch);
+            drop(coming);
+        }
+        assert!(times.prefill().is_none());
+        times.note(&watch);
+        assert!(times.prefill().is_some());
+        assert_eq!(times.lock().receiving.len(), 2);
     }
 }

@@ -14,6 +14,7 @@ mod sources;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod support;
+mod target_speed;
 mod tls;
 mod workers;
 

@@ -37,7 +37,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::frame::{FRAME_PREFIX_BYTES, MESSAGE_BYTES_MAX};
-use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
+use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews, TargetSpeed};
 use crate::worker::{WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 use crate::{CloudReply, CloudRequest, InvalidMessage};
 
@@ -71,7 +71,7 @@ impl ToCloud for CloudRequest {}
 
 mod sealed_peer {
     use super::InvalidMessage;
-    use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews};
+    use crate::peer::{Move, MoveAnswer, PeerRequest, ReaderNews, TargetSpeed};
     use crate::worker::{WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 
     /// What other crates cannot implement.
@@ -99,6 +99,12 @@ mod sealed_peer {
     }
 
     impl Sealed for ReaderNews {
+        fn check(&self) -> Result<(), InvalidMessage> {
+            self.check()
+        }
+    }
+
+    impl Sealed for TargetSpeed {
         fn check(&self) -> Result<(), InvalidMessage> {
             self.check()
         }
@@ -137,6 +143,7 @@ impl ToPeer for PeerRequest {}
 impl ToPeer for Move {}
 impl ToPeer for MoveAnswer {}
 impl ToPeer for ReaderNews {}
+impl ToPeer for TargetSpeed {}
 impl ToPeer for WorkerStream {}
 impl ToPeer for WorkerHello {}
 impl ToPeer for WorkerOrder {}

@@ -31,7 +31,7 @@ pub use parity::{
 };
 pub use peer::{
     AnswerToken, LastToken, Move, MoveAnswer, MoveRefusal, PeerRequest, ReaderNews, Reading,
-    SessionKey, SessionOffer, SessionTerms, Ticket,
+    SessionKey, SessionOffer, SessionTerms, TargetSpeed, Ticket,
 };
 pub use peer_kv::{KV_CHUNK_BYTES_MAX, KV_CHUNK_HEADER_BYTES, KvChunkError, KvChunkHeader};
 pub use prompt::{

@@ -58,6 +58,24 @@ pub enum PeerRequest {
     },
     /// [`ReaderNews`] come back.
     Read(Reading),
+    /// A [`TargetSpeed`] comes back.
+    Speed,
+}
+
+/// What an edge has measured of itself, for whoever plans to bring a session: it tells nothing of
+/// anybody's text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetSpeed {
+    /// Seconds of a prefill for each of its tokens.
+    pub prefill_token_s: f64,
+    /// Seconds of a prefill for each pair of tokens that see each other.
+    pub prefill_pair_s: f64,
+    /// How many times as long a prefill takes while keys and values come.
+    pub receiving: f64,
+    /// Seconds of a step that only decodes.
+    pub decode_s: f64,
+    /// Tokens of a step, at most, of sessions that come and that nobody waits for yet.
+    pub step_len: u32,
 }
 
 /// A reader of a session.
@@ -248,11 +266,29 @@ impl PeerRequest {
     pub(crate) fn check(&self) -> Result<(), InvalidMessage> {
         match self {
             Self::Move(offer) => offer.check(),
-            Self::Kv { .. } => Ok(()),
+            Self::Kv { .. } | Self::Speed => Ok(()),
             Self::Read(reading) => match reading.answer.len() {
                 0..=PROMPT_TOKENS_MAX => Ok(()),
                 token_count => Err(InvalidMessage::TooManyTokens { token_count }),
             },
+        }
+    }
+}
+
+impl TargetSpeed {
+    /// What is beyond was not measured.
+    const SECONDS_MAX: f64 = 3600.0;
+    const RECEIVING_MAX: f64 = 1000.0;
+
+    pub(crate) fn check(&self) -> Result<(), InvalidMessage> {
+        let seconds = [self.prefill_token_s, self.prefill_pair_s, self.decode_s];
+        let fits = seconds
+            .iter()
+            .all(|it| (0.0..=Self::SECONDS_MAX).contains(it))
+            && (1.0..=Self::RECEIVING_MAX).contains(&self.receiving);
+        match fits {
+            true => Ok(()),
+            false => Err(InvalidMessage::Session { what: "speed" }),
         }
     }
 }

@@ -5,7 +5,7 @@ use edgeprompt_kv::{KvDtype, KvGeometry, ModelDigest, PromptId, TokenId};
 use edgeprompt_protocol::codec::{ToPeer, decode_from_peer, encode_to_peer};
 use edgeprompt_protocol::{
     AnswerToken, LastToken, Move, MoveAnswer, MoveRefusal, PEER_ALPN, PeerRequest, ReaderNews,
-    Reading, SessionKey, SessionOffer, SessionTerms, Ticket,
+    Reading, SessionKey, SessionOffer, SessionTerms, TargetSpeed, Ticket,
 };
 
 const EPOCH: Epoch = Epoch { claim: 2, hop: 3 };
@@ -101,6 +101,44 @@ fn requests() {
     );
 }
 
+const SPEED: TargetSpeed = TargetSpeed {
+    prefill_token_s: 0.5,
+    prefill_pair_s: 0.25,
+    receiving: 2.0,
+    decode_s: 0.0,
+    step_len: 300,
+};
+
+#[test]
+fn speeds() {
+    check(&PeerRequest::Speed, "03");
+    check(
+        &SPEED,
+        "000000000000e03f 000000000000d03f 0000000000000040 0000000000000000 fb2c01",
+    );
+    for wrong in [f64::NAN, f64::INFINITY, -1.0, 1e9] {
+        let token = TargetSpeed {
+            prefill_token_s: wrong,
+            ..SPEED
+        };
+        let pair = TargetSpeed {
+            prefill_pair_s: wrong,
+            ..SPEED
+        };
+        let receiving = TargetSpeed {
+            receiving: wrong,
+            ..SPEED
+        };
+        let decode = TargetSpeed {
+            decode_s: wrong,
+            ..SPEED
+        };
+        for speed in [token, pair, receiving, decode] {
+            assert!(encode_to_peer(&speed).is_err(), "{speed:?}");
+        }
+    }
+}
+
 #[test]
 fn moves_and_answers() {
     check(
@@ -188,6 +226,7 @@ proptest::proptest! {
         let _ = decode_from_peer::<PeerRequest>(&bytes);
         let _ = decode_from_peer::<ReaderNews>(&bytes);
         let _ = decode_from_peer::<MoveAnswer>(&bytes);
+        let _ = decode_from_peer::<TargetSpeed>(&bytes);
         let frame = encode_to_peer(&PeerRequest::Move(Box::new(offer()))).expect("valid");
         let mut body = frame[4..].to_vec();
         for (at, bits) in flips {

@@ -36,6 +36,7 @@ fn setting(mode: Mode, relay_fill: RelayFill) -> Setting {
         cloud: tokens(0, CLOUD_LEN),
         relay_fill,
         cloud_store: CloudStore::Cold,
+        edge_share: 100,
         max_num_seqs: REQUEST_COUNT,
         max_num_batched_tokens: 64,
         private_len_max: 40,

@@ -95,6 +95,7 @@ impl Sessions {
                     .await
             }
             PeerRequest::Read(reading) => self.let_read(reading, sender).await,
+            PeerRequest::Speed => self.tell_speed(sender).await,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a stream of another edge has ended");
@@ -262,6 +263,7 @@ impl Sessions {
         let Ok(Some(SessionHandle(keeper))) = self.open(session, &ticket) else {
             return Ok(());
         };
+        let _receiving = self.0.node.generator.tally().step_times().receive();
         // A keeper that is gone needs no word.
         heard.again();
         let begun = Command::KvBegun(epoch, heard.clone());
@@ -288,6 +290,12 @@ impl Sessions {
         };
         let _ = keeper.commands.send(Command::KvEnded(epoch)).await;
         ended
+    }
+
+    /// For whoever plans to bring sessions.
+    async fn tell_speed(self, mut sender: PeerSender) -> Result<(), PeerError> {
+        sender.send(&self.0.node.speed()).await?;
+        sender.finish().await
     }
 
     /// Another edge reads a session, for a user who stays there.

@@ -6,27 +6,24 @@ use std::time::Duration;
 use edgeprompt_handover::planning::choose::{
     ChooseError, Decision, Handovers, LeavingSession, choose,
 };
-use edgeprompt_handover::planning::prefill::PrefillWork;
+use edgeprompt_handover::planning::prefill::{PrefillModel, PrefillWork};
 use edgeprompt_handover::planning::scenario::Costs;
 use edgeprompt_handover::planning::strategy::Strategy;
 
 use super::departure::{BLOCK_LEN, COPYING_MAX};
 
-/// What is chosen of beside copying ahead.
-const STRATEGIES: [Strategy; 4] = [
-    Strategy::Token,
-    Strategy::Cache,
-    Strategy::Joint,
-    Strategy::Stream,
-];
+/// What is chosen of beside copying ahead and computing everything.
+const SENDING: [Strategy; 3] = [Strategy::Cache, Strategy::Joint, Strategy::Stream];
 
 /// Blocks that are missing, at most, when copying ahead ends.
 pub(super) const BLOCKS_MISSING_MAX: usize = 2;
 
 /// What is known of the way.
 pub(crate) struct Way {
-    /// Of keys and values, of computing them, and of the link.
+    /// Of keys and values, of computing them while others come, and of the link.
     pub(crate) costs: Costs,
+    /// Of computing them while none come.
+    pub(crate) alone: PrefillModel,
     /// There and back, without anything to send.
     pub(crate) rtt: Duration,
     /// Of a token that is decoded.
@@ -77,9 +74,17 @@ pub(crate) fn plan(
     only: Option<Strategy>,
 ) -> Result<Vec<Plan>, ChooseError> {
     let best_of = |strategies: &[Strategy]| {
+        let prefill = match strategies {
+            [Strategy::Token] => way.alone,
+            _ => way.costs.prefill,
+        };
+        let costs = Costs {
+            prefill,
+            ..way.costs.clone()
+        };
         choose(Handovers {
             sessions,
-            costs: &way.costs,
+            costs: &costs,
             block_len: u32::try_from(BLOCK_LEN).unwrap_or(1),
             strategies,
             now: Duration::ZERO,
@@ -89,13 +94,15 @@ pub(crate) fn plan(
         Some(Strategy::PreCopy) => Ok(copied_ahead(&best_of(&[Strategy::Stream])?, way)),
         Some(only) => Ok(stopped(&best_of(&[only])?, way)),
         None => {
-            let stopped = stopped(&best_of(&STRATEGIES)?, way);
+            let computed = stopped(&best_of(&[Strategy::Token])?, way);
+            let sent = stopped(&best_of(&SENDING)?, way);
             // The source goes on meanwhile, so the user waits for nothing but the end of it.
             let ahead = copied_ahead(&best_of(&[Strategy::Stream])?, way);
-            Ok(match worst(&ahead) <= worst(&stopped) {
-                true => ahead,
-                false => stopped,
-            })
+            let sooner = |best: Vec<Plan>, other: Vec<Plan>| match worst(&best) <= worst(&other) {
+                true => best,
+                false => other,
+            };
+            Ok(sooner(ahead, sooner(computed, sent)))
         }
     }
 }
@@ -123,7 +130,7 @@ fn stopped(decision: &Decision, way: &Way) -> Vec<Plan> {
 /// what cannot be copied for as long as that may take.
 fn copied_ahead(decision: &Decision, way: &Way) -> Vec<Plan> {
     let len = u32::try_from(BLOCKS_MISSING_MAX * BLOCK_LEN).unwrap_or(u32::MAX);
-    let computing_s = way.costs.prefill.seconds(PrefillWork::of_one(len, 0));
+    let computing_s = way.alone.seconds(PrefillWork::of_one(len, 0));
     let bits = way.costs.kv.bits() * f64::from(len);
     let sending_s = bits / way.costs.link.mean_bits_per_s();
     let (tail, tail_s) = match computing_s <= sending_s {
@@ -160,7 +167,7 @@ mod tests {
     use super::*;
     use edgeprompt_handover::planning::kv_size::KvTokenBits;
     use edgeprompt_handover::planning::link_rate::LinkRate;
-    use edgeprompt_handover::planning::prefill::{PrefillCoefficients, PrefillModel};
+    use edgeprompt_handover::planning::prefill::PrefillCoefficients;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -170,12 +177,14 @@ mod tests {
             per_token_s: 1e-3,
             ..PrefillCoefficients::default()
         };
+        let alone = PrefillModel::new(prefill).unwrap();
         Way {
             costs: Costs {
                 kv: KvTokenBits::of_measured_bytes(12_500.0).unwrap(),
-                prefill: PrefillModel::new(prefill).unwrap(),
+                prefill: alone,
                 link: LinkRate::constant(bits_per_s).unwrap(),
             },
+            alone,
             rtt: 10 * MS,
             decode: 20 * MS,
             behind_len: 40,
@@ -220,6 +229,19 @@ mod tests {
         let one = plan(&[session(1000)], &way(50e6), only).unwrap();
         let two = plan(&[session(1000); 2], &way(50e6), only).unwrap();
         assert_eq!(worst(&two), worst(&one) + 60 * MS);
+    }
+
+    #[test]
+    fn what_comes_slows_a_target_that_computes_beside_it() {
+        let mut way = way(100e6);
+        let split = |way: &Way, only| plan(&[session(1000)], way, Some(only)).unwrap()[0];
+        let (joint, token) = (split(&way, Strategy::Joint), split(&way, Strategy::Token));
+        way.costs.prefill = way.alone.slowed(2.0).unwrap();
+        let slowed = split(&way, Strategy::Joint);
+        // Two milliseconds to compute, one to send: a third is computed.
+        assert!(slowed.prefill_len.abs_diff(333) <= 1, "{slowed:?}");
+        assert!(slowed.predicted > joint.predicted);
+        assert_eq!(split(&way, Strategy::Token), token);
     }
 
     #[test]

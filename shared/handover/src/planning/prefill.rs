@@ -111,6 +111,26 @@ impl PrefillModel {
         self.coefficients
     }
 
+    /// The same where everything takes so many times as long.
+    ///
+    /// # Errors
+    /// If that is below 0 or no number.
+    pub fn slowed(self, times: f64) -> Result<Self, InvalidNumber> {
+        let PrefillCoefficients {
+            fixed_s,
+            per_position_s,
+            per_token_s,
+            per_pair_s,
+        } = self.coefficients;
+        let slowed = Self::new(PrefillCoefficients {
+            fixed_s: fixed_s * times,
+            per_position_s: per_position_s * times,
+            per_token_s: per_token_s * times,
+            per_pair_s: per_pair_s * times,
+        })?;
+        Ok(slowed.with_joining(self.joining))
+    }
+
     /// p in seconds; nothing for no tokens.
     pub fn seconds(&self, work: PrefillWork) -> f64 {
         if work.token_count <= 0.0 {
