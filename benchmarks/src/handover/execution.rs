@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use edgeprompt_handover::planning::strategy::Strategy;
 use edgeprompt_launch::ModelArgs;
 
 use crate::provenance::Provenance;
@@ -75,6 +76,19 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
     let nodes = Nodes::start(&plan)?;
     let mut answers = Answers::default();
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
+    if let Some(point) = plan.points.first() {
+        // The target learns what computing takes while keys and values come, and tells the source.
+        let first = measure(
+            &nodes,
+            &plan,
+            (point, Asked::Only(Strategy::Joint)),
+            &mut answers,
+        )?;
+        eprintln!(
+            "not measured, for edges to learn from: {}",
+            first.in_words()
+        );
+    }
     for point in &plan.points {
         eprintln!("{}", point.in_words());
         for round in 0..plan.round_count {

@@ -122,8 +122,8 @@ pub(crate) struct Answering {
     pub(crate) details: Details,
     pub(crate) stopwatch: Stopwatch,
     pub(crate) recorder: Recorder,
-    /// The client's place, held until the answer ends.
-    pub(crate) place: OwnedSemaphorePermit,
+    /// The client's place, held until the answer ends, here and at its session.
+    pub(crate) place: Arc<OwnedSemaphorePermit>,
 }
 
 /// Where the tokens of an answer come from.
@@ -147,6 +147,13 @@ impl TokenSource {
     fn finish(self) {
         if let Self::Session(reader) = self {
             reader.finish();
+        }
+    }
+
+    /// A session goes on when its reader has gone, an engine's answer ends with it.
+    fn hold(&self, place: &Arc<OwnedSemaphorePermit>) {
+        if let Self::Session(reader) = self {
+            reader.hold(place);
         }
     }
 
@@ -218,7 +225,8 @@ impl Answering {
     }
 
     async fn speak(mut self, to: &mpsc::Sender<Heard>) -> Result<Spoken, Silence> {
-        let (_place, recorder) = (self.place, self.recorder);
+        let (place, recorder) = (self.place, self.recorder);
+        self.tokens.hold(&place);
         let model = Arc::clone(&self.model);
         let mut voice = Voice::new(model.tokenizer().ok(), &self.context, self.stops);
         if voice.resume(self.heard.for_engine())? == Said::StopString {

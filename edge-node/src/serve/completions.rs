@@ -282,7 +282,7 @@ impl Begun {
             details: self.details,
             stopwatch: Stopwatch::start(self.prepared.lens, asked_at),
             recorder: self.recorder,
-            place,
+            place: Arc::new(place),
         }
     }
 }

@@ -92,6 +92,14 @@ pub struct LinkEstimate {
     pub rtt: Duration,
 }
 
+impl LinkEstimate {
+    /// What streams get of a rate that was measured in packets: of 1,452 bytes, some 40 are headers and
+    /// the tag that proves them unchanged.
+    pub fn goodput(&self) -> BitRate {
+        self.rate.part(97, 100)
+    }
+}
+
 /// The path between two nodes, as far as buffers depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkProfile {

@@ -7,7 +7,7 @@ use edgeprompt_engine::Finish;
 use edgeprompt_handover::session::Epoch;
 use edgeprompt_kv::TokenId;
 use edgeprompt_protocol::{AnswerToken, LastToken};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use zeroize::Zeroize;
 
 /// A token of an answer. Deliberately not `Debug`: it follows from the private prompt.
@@ -77,6 +77,22 @@ struct Inner {
     standing: Standing,
     /// Its reader has heard enough.
     is_done: bool,
+    /// Of its last reader, who may be gone, for as long as there may be more to generate here: closing a
+    /// connection makes no room for another answer.
+    place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Inner {
+    /// Whether the last token has come, or no more is wanted.
+    fn has_ended(&self) -> bool {
+        let last = self.entries.last();
+        self.is_done || last.is_some_and(|last| last.finish.is_some())
+    }
+
+    /// Nothing more is generated here, as far as is known.
+    fn ends(&mut self) {
+        self.place = None;
+    }
 }
 
 impl Log {
@@ -86,6 +102,7 @@ impl Log {
                 entries: Vec::new(),
                 standing,
                 is_done: false,
+                place: None,
             }),
             changed: watch::Sender::new(()),
             staying: AtomicUsize::new(0),
@@ -94,7 +111,12 @@ impl Log {
     }
 
     pub(crate) fn push(&self, entry: Entry) {
-        self.lock().entries.push(entry);
+        let mut inner = self.lock();
+        if entry.finish.is_some() {
+            inner.ends();
+        }
+        inner.entries.push(entry);
+        drop(inner);
         self.changed.send_replace(());
     }
 
@@ -130,12 +152,18 @@ impl Log {
         if !matches!(inner.standing, Standing::Moved(_)) || self.staying_count() > 0 {
             inner.standing = Standing::Broken;
         }
+        inner.ends();
         drop(inner);
         self.changed.send_replace(());
     }
 
     pub(crate) fn stands(&self, standing: Standing) {
-        self.lock().standing = standing;
+        let mut inner = self.lock();
+        if matches!(standing, Standing::Moved(_) | Standing::Broken) {
+            inner.ends();
+        }
+        inner.standing = standing;
+        drop(inner);
         self.changed.send_replace(());
     }
 
@@ -150,9 +178,7 @@ impl Log {
 
     /// Whether the last token has come, or no more is wanted.
     pub(crate) fn has_ended(&self) -> bool {
-        let inner = self.lock();
-        let last = inner.entries.last();
-        inner.is_done || last.is_some_and(|last| last.finish.is_some())
+        self.lock().has_ended()
     }
 
     /// Whether its reader has heard enough.
@@ -247,7 +273,17 @@ impl Reader {
 
     /// Nobody wants more of the answer: its end was in what came.
     pub(crate) fn finish(self) {
-        self.log.lock().is_done = true;
+        let mut inner = self.log.lock();
+        inner.is_done = true;
+        inner.ends();
+    }
+
+    /// The session takes this place for as long as it is generated here, whoever reads.
+    pub(crate) fn hold(&self, place: &Arc<OwnedSemaphorePermit>) {
+        let mut inner = self.log.lock();
+        if !inner.has_ended() && matches!(inner.standing, Standing::Here(_) | Standing::Coming(_)) {
+            inner.place = Some(Arc::clone(place));
+        }
     }
 
     fn now(&mut self) -> Option<News> {

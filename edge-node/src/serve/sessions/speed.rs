@@ -47,7 +47,9 @@ impl Node {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let layer_bytes = geometry.layer_bytes(64, dtype) as f64 / 64.0;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let rate = link.map_or(RATE_UNKNOWN, |link| link.rate.as_bits_per_second() as f64);
+        let rate = link.map_or(RATE_UNKNOWN, |link| {
+            link.goodput().as_bits_per_second() as f64
+        });
         let alone = PrefillModel::new(PrefillCoefficients {
             per_token_s: target.prefill_token_s,
             per_pair_s: target.prefill_pair_s,
