@@ -10,7 +10,7 @@ use crate::planner::CloudEstimate;
 use crate::prefill_speed::PrefillSpeed;
 use edgeprompt_kv::KvDtype;
 use edgeprompt_transport::{
-    BindError, BitRate, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig,
+    BindError, BitRate, Callee, CloudLink, ConnectError, EdgeEndpoint, EdgeIdentity, LinkConfig,
     LinkEstimate, SentMessages,
 };
 use tokio::sync::Semaphore;
@@ -170,7 +170,10 @@ impl Uplink {
             }
         }
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        Err(failed.unwrap_or(ConnectError::Unreachable { addr: nowhere }))
+        Err(failed.unwrap_or(ConnectError::Unreachable {
+            addr: nowhere,
+            callee: Callee::Cloud,
+        }))
     }
 
     fn current(&self) -> Option<CloudLink> {

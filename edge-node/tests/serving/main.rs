@@ -7,6 +7,7 @@ mod edge;
 mod handover;
 mod health;
 mod http;
+mod leaders;
 mod page;
 mod peers;
 mod sessions;

@@ -64,10 +64,15 @@ impl Worker {
         self.process.wait().unwrap();
     }
 
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Tells it to leave, and waits until it has.
     fn leave(&mut self) -> ExitStatus {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.signal("-TERM");
         self.process.wait().unwrap()
     }
 }
@@ -185,6 +190,24 @@ fn heads_on_other_devices_change_no_token_whatever_happens_to_them() {
             assert!(!log.contains(private), "private text in a log");
         }
     }
+}
+
+#[test]
+fn a_worker_that_stands_still_is_not_waited_for_and_comes_back() {
+    let cluster = cluster();
+    let edge = leader(&cluster, &["worker-0"]);
+    let expected = asked_together(&edge, || {});
+    let worker = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    wait_until_spread(&edge, 1);
+    // Its link stays up for a while: nothing says that it is gone.
+    let found = asked_together(&edge, || worker.signal("-STOP"));
+    assert_eq!(found, expected, "one stands still");
+    assert_eq!(edge.metric("edge_workers_lost_total"), 1.0);
+    worker.signal("-CONT");
+    edge.wait_until("worker that comes back", || {
+        edge.metric("edge_workers") == 1.0
+    });
+    assert_eq!(asked_together(&edge, || {}), expected, "it is back");
 }
 
 /// Waits until so many workers are there and nothing is on its way.

@@ -1,5 +1,6 @@
 //! An edge's endpoint: makes links to clouds and says clearly why it could not.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,16 +21,58 @@ use crate::sent_messages::SentMessages;
 use crate::socket::{self, BindError};
 use crate::tls;
 
-/// Why there is no link to a cloud, by what to do about it.
+/// Whom an endpoint dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callee {
+    /// The cloud.
+    Cloud,
+    /// An edge that shares public keys and values.
+    Neighbour,
+    /// An edge that takes sessions.
+    Edge,
+    /// An edge that takes others' devices.
+    Leader,
+}
+
+impl Callee {
+    /// What the certificate of whoever answers is asked for.
+    const fn certificate_name(self) -> &'static str {
+        match self {
+            Self::Cloud => CLOUD_NAME,
+            Self::Neighbour | Self::Edge | Self::Leader => EDGE_DOMAIN,
+        }
+    }
+
+    /// What listens there.
+    const fn listener(self) -> &'static str {
+        match self {
+            Self::Cloud => "`cloud-node serve`",
+            Self::Neighbour => "`edge-node serve --peer-listen`",
+            Self::Edge => "`edge-node serve --handover-listen`",
+            Self::Leader => "`edge-node serve --worker-listen`",
+        }
+    }
+}
+
+impl fmt::Display for Callee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cloud => "cloud",
+            Self::Neighbour | Self::Edge | Self::Leader => "edge",
+        })
+    }
+}
+
+/// Why there is no link to a cloud or another edge, by what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// Nothing answers there.
-    #[error(
-        "no cloud answers at {addr}: check the address, and that `cloud-node serve` runs there"
-    )]
+    #[error("no {callee} answers at {addr}: check the address, and that {} runs there", callee.listener())]
     Unreachable {
         /// The address dialled.
         addr: SocketAddr,
+        /// Who should answer there.
+        callee: Callee,
     },
     /// The address cannot be dialled from this endpoint.
     #[error("{addr} cannot be dialled from here: {detail}")]
@@ -41,7 +84,7 @@ pub enum ConnectError {
     },
     /// The node there does not hold the certificate that this edge trusts.
     #[error(
-        "the node at {addr} is not this edge's cloud ({detail}): check the address, or run `edge-node join TOKEN` with a token of that cloud"
+        "the node at {addr} is not one that this edge trusts ({detail}): check the address, or run `edge-node join TOKEN` with a token of that cloud"
     )]
     CloudNotTrusted {
         /// The address dialled.
@@ -85,12 +128,12 @@ pub enum ConnectError {
     /// The nodes are of different versions.
     #[error("who answers speaks another protocol version: update both nodes to the same release")]
     Version,
-    /// The cloud takes no more links.
-    #[error("the cloud takes no more links: try again later")]
+    /// Who answers takes no more links.
+    #[error("the node takes no more links: try again later")]
     Full,
-    /// This edge has as many links to the cloud as one edge may.
+    /// This edge has as many links there as one edge may.
     #[error(
-        "this edge has too many links to the cloud: close one, or wait until a lost one expires"
+        "this edge has too many links to the node: close one, or wait until a lost one expires"
     )]
     TooManyLinks,
     /// The link came and went.
@@ -99,7 +142,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    fn of(error: &ConnectionError, addr: SocketAddr) -> Self {
+    fn of(error: &ConnectionError, (addr, callee): (SocketAddr, Callee)) -> Self {
         let detail = error.to_string();
         match HandshakeFailure::of(error) {
             Some(HandshakeFailure::Version) => return Self::Version,
@@ -114,7 +157,7 @@ impl ConnectError {
             (Some(CloseReason::TokenUnknown), _) => Self::TokenUnknown,
             (Some(CloseReason::TooManyLinks), _) => Self::TooManyLinks,
             (Some(CloseReason::NotAnEdge), _) => Self::EdgeNotTrusted { detail },
-            (_, ConnectionError::TimedOut) => Self::Unreachable { addr },
+            (_, ConnectionError::TimedOut) => Self::Unreachable { addr, callee },
             (
                 Some(
                     CloseReason::Done
@@ -134,8 +177,7 @@ impl ConnectError {
 pub struct EdgeEndpoint {
     endpoint: Endpoint,
     client: ClientConfig,
-    /// What the certificate of whoever answers is asked for.
-    dialled_name: &'static str,
+    callee: Callee,
     config: LinkConfig,
 }
 
@@ -151,7 +193,7 @@ impl EdgeEndpoint {
     ) -> Result<Self, BindError> {
         let crypto = tls::client_crypto(identity.credentials(), ALPN)?;
         let transport = config.edge_transport();
-        Self::start(addr, (crypto, CLOUD_NAME), (config, transport))
+        Self::start(addr, (crypto, Callee::Cloud), (config, transport))
     }
 
     /// As [`EdgeEndpoint::bind`], for links to other edges of the same trust domain instead of its
@@ -166,12 +208,12 @@ impl EdgeEndpoint {
     ) -> Result<Self, BindError> {
         let crypto = tls::neighbour_crypto(identity.credentials(), ALPN)?;
         let transport = config.edge_transport();
-        Self::start(addr, (crypto, EDGE_DOMAIN), (config, transport))
+        Self::start(addr, (crypto, Callee::Neighbour), (config, transport))
     }
 
     fn start(
         addr: SocketAddr,
-        (crypto, dialled_name): (QuicClientConfig, &'static str),
+        (crypto, callee): (QuicClientConfig, Callee),
         (config, transport): (LinkConfig, TransportConfig),
     ) -> Result<Self, BindError> {
         let mut client = ClientConfig::new(Arc::new(crypto));
@@ -179,7 +221,7 @@ impl EdgeEndpoint {
         Ok(Self {
             endpoint: socket::open(addr, None)?,
             client,
-            dialled_name,
+            callee,
             config,
         })
     }
@@ -216,7 +258,7 @@ impl EdgeEndpoint {
     async fn dial(&self, addr: SocketAddr) -> Result<Connection, ConnectError> {
         let connecting = self
             .endpoint
-            .connect_with(self.client.clone(), addr, self.dialled_name)
+            .connect_with(self.client.clone(), addr, self.callee.certificate_name())
             .map_err(|error| ConnectError::Address {
                 addr,
                 detail: error.to_string(),
@@ -228,8 +270,11 @@ impl EdgeEndpoint {
         };
         match timeout(self.config.timeouts.connect, admitted).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(ConnectError::of(&error, addr)),
-            Err(_) => Err(ConnectError::Unreachable { addr }),
+            Ok(Err(error)) => Err(ConnectError::of(&error, (addr, self.callee))),
+            Err(_) => Err(ConnectError::Unreachable {
+                addr,
+                callee: self.callee,
+            }),
         }
     }
 }
@@ -253,7 +298,11 @@ impl PeerEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let transport = config.peer_transport(PathHint::default());
-        Self::start(addr, (identity, PEER_ALPN), (config, transport))
+        Self::start(
+            addr,
+            (identity, PEER_ALPN, Callee::Edge),
+            (config, transport),
+        )
     }
 
     /// As [`PeerEndpoint::bind`], for links to an edge that one lends one's device to.
@@ -266,17 +315,21 @@ impl PeerEndpoint {
         config: LinkConfig,
     ) -> Result<Self, BindError> {
         let transport = config.worker_transport(PathHint::default());
-        Self::start(addr, (identity, WORKER_ALPN), (config, transport))
+        Self::start(
+            addr,
+            (identity, WORKER_ALPN, Callee::Leader),
+            (config, transport),
+        )
     }
 
     pub(crate) fn start(
         addr: SocketAddr,
-        (identity, alpn): (&EdgeIdentity, &[u8]),
+        (identity, alpn, callee): (&EdgeIdentity, &[u8], Callee),
         (config, transport): (LinkConfig, TransportConfig),
     ) -> Result<Self, BindError> {
         let crypto = tls::neighbour_crypto(identity.credentials(), alpn)?;
         Ok(Self {
-            endpoint: EdgeEndpoint::start(addr, (crypto, EDGE_DOMAIN), (config, transport))?,
+            endpoint: EdgeEndpoint::start(addr, (crypto, callee), (config, transport))?,
             name: identity.name().to_owned(),
         })
     }

@@ -47,7 +47,7 @@ pub use cloud_endpoint::{AcceptError, CloudEndpoint, Named, Refusals};
 pub use cloud_identity::CloudIdentity;
 pub use cloud_link::{CloudLink, FETCHES_MAX, FetchError, ManifestMismatch};
 pub use config::{BitRate, CongestionControl, LinkConfig, LinkEstimate, LinkProfile, Timeouts};
-pub use edge_endpoint::{ConnectError, EdgeEndpoint, PeerEndpoint};
+pub use edge_endpoint::{Callee, ConnectError, EdgeEndpoint, PeerEndpoint};
 pub use edge_identity::{EdgeIdentity, JoinError};
 pub use edge_link::{EdgeLink, IncomingRequest, RespondError, Responder};
 pub use enrolment::{EnrolmentError, INVITATION_LIFETIME, INVITATIONS_MAX};

@@ -11,8 +11,8 @@ use super::{Domain, any_port, check_fetch, config, fetch_of};
 use crate::certificates::{CLOUD_NAME, NodeCredentials};
 use crate::close::{CloseReason, HandshakeFailure};
 use crate::{
-    AcceptError, ConnectError, EdgeEndpoint, EdgeIdentity, EnrolmentError, INVITATION_LIFETIME,
-    LinkConfig, LinkLost, Timeouts, socket, tls,
+    AcceptError, Callee, ConnectError, EdgeEndpoint, EdgeIdentity, EnrolmentError,
+    INVITATION_LIFETIME, LinkConfig, LinkLost, Timeouts, socket, tls,
 };
 
 /// The error of an edge that dials `domain`'s cloud, and the cloud's, once it has one.
@@ -207,7 +207,10 @@ async fn an_address_where_nothing_answers_is_unreachable() {
     let edge = EdgeEndpoint::bind(any_port(), &domain.join(), impatient).unwrap();
     assert_eq!(
         edge.connect(addr).await.unwrap_err(),
-        ConnectError::Unreachable { addr }
+        ConnectError::Unreachable {
+            addr,
+            callee: Callee::Cloud,
+        }
     );
 }
 

@@ -5,7 +5,7 @@ use edgeprompt_protocol::PEER_ALPN;
 use super::{Domain, any_port, config};
 use crate::cloud_endpoint::{Admission, SESSIONS, Speech};
 use crate::congestion::PathHint;
-use crate::{AcceptError, CloudEndpoint, ConnectError, PeerEndpoint};
+use crate::{AcceptError, Callee, CloudEndpoint, ConnectError, PeerEndpoint};
 
 /// What edges said to each other before the present version.
 const BEFORE: &[u8] = b"edgeprompt-handover/1";
@@ -30,7 +30,8 @@ async fn an_edge_of_another_version_is_told_so_and_gets_no_link() {
     let edge = domain.join();
     let transport = config().peer_transport(PathHint::default());
     let settings = (config(), transport);
-    let dialling = PeerEndpoint::start(any_port(), (&edge, BEFORE), settings).unwrap();
+    let dialling =
+        PeerEndpoint::start(any_port(), (&edge, BEFORE, Callee::Edge), settings).unwrap();
     let told = dialling.connect(addr).await.unwrap_err();
     assert_eq!(told, ConnectError::Version);
     assert!(told.to_string().contains("same release"), "{told}");
