@@ -78,16 +78,11 @@ pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
     if let Some(point) = plan.points.first() {
         // The target learns what computing takes while keys and values come, and tells the source.
-        let first = measure(
-            &nodes,
-            &plan,
-            (point, Asked::Only(Strategy::Joint)),
-            &mut answers,
-        )?;
-        eprintln!(
-            "not measured, for edges to learn from: {}",
-            first.in_words()
-        );
+        let asked = Asked::Only(Strategy::Joint);
+        match measure(&nodes, &plan, (point, asked), &mut answers) {
+            Ok(first) => eprintln!("not measured, to learn from: {}", first.in_words()),
+            Err(error) => eprintln!("not measured, to learn from: {error:#}"),
+        }
     }
     for point in &plan.points {
         eprintln!("{}", point.in_words());

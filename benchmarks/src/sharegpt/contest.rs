@@ -244,7 +244,10 @@ impl Contest {
     fn wait_for_a_layer(&mut self) -> Result<()> {
         let arrivals = self.arrivals.as_ref().context("no layer is on its way")?;
         let arrival = arrivals.recv().context("the cloud sends no more layers")?;
-        self.take(arrival)
+        self.brake.begin();
+        self.take(arrival)?;
+        self.brake.worked();
+        Ok(())
     }
 
     fn take(&mut self, arrival: Arrival) -> Result<()> {

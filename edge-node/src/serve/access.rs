@@ -98,12 +98,26 @@ impl Caller {
     ///
     /// # Errors
     /// [`ApiError`] if all are taken.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(crate) fn place(&self) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| {
+        place.map(Arc::new).map_err(|_| {
             let count = self.place_count;
             ApiError::too_many(format!("{count} requests of this key are being answered"))
         })
+    }
+
+    /// A place that was kept, if it is one of this caller's, or another one.
+    ///
+    /// # Errors
+    /// As [`Caller::place`].
+    pub(crate) fn place_or(
+        &self,
+        kept: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
+        match kept {
+            Some(kept) if Arc::ptr_eq(kept.semaphore(), &self.places) => Ok(kept),
+            _ => self.place(),
+        }
     }
 }
 

@@ -240,6 +240,7 @@ impl Answering {
             let next = tokio::select! {
                 () = to.closed() => return Err(Silence::Gone),
                 () = broken(&mut self.cloud) => {
+                    self.tokens.finish();
                     let message = "the cloud prompt cannot be completed: the edge node's log says why";
                     return Err(Silence::Failed(ApiError::failed(message)));
                 }

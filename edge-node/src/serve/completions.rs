@@ -271,7 +271,12 @@ impl Begun {
         })
     }
 
-    fn answer(self, server: &Server, place: OwnedSemaphorePermit, asked_at: Instant) -> Answering {
+    fn answer(
+        self,
+        server: &Server,
+        place: Arc<OwnedSemaphorePermit>,
+        asked_at: Instant,
+    ) -> Answering {
         Answering {
             model: Arc::clone(&server.model),
             tokens: self.tokens,
@@ -282,7 +287,7 @@ impl Begun {
             details: self.details,
             stopwatch: Stopwatch::start(self.prepared.lens, asked_at),
             recorder: self.recorder,
-            place: Arc::new(place),
+            place,
         }
     }
 }
@@ -310,15 +315,17 @@ pub(crate) async fn read(
     (fields, reading): (Fields, Reading),
     (caller, asked_at): (&Caller, Instant),
 ) -> Result<Response, ApiError> {
-    let place = caller.place()?;
+    let sessions = server.sessions.as_ref();
+    let sessions = sessions.ok_or_else(|| ApiError::not_found("this server moves no sessions"))?;
+    // Whoever comes back has the place that the session kept.
+    let kept = sessions.place(reading.key, &reading.ticket);
+    let place = caller.place_or(kept)?;
     check_model(server, &fields)?;
     let mut request = Request::parse(reading.endpoint, &fields)?;
     drop(fields);
     let Delivery::Stream(usage) = request.delivery else {
         return Err(ApiError::field("request", "only a stream can be followed"));
     };
-    let sessions = server.sessions.as_ref();
-    let sessions = sessions.ok_or_else(|| ApiError::not_found("this server moves no sessions"))?;
     let draws_blindly = request.seed.is_none() && request.sampling.temperature != 0.0;
     let seed = request.seed.unwrap_or_default();
     let envelope = Envelope {

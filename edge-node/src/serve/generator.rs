@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::crew::foreman::{self, Foreman, ForemanConfig};
 use crate::crew::gate::Newcomer;
-use crate::serve::step_times::StepWatch;
 use crate::serve::tally::{Load, PromptTokens, Tally};
 use crate::serve::timelines::Recorder;
 
@@ -266,7 +265,7 @@ impl Worker {
             let began_at = Instant::now();
             self.gauge();
             let expected = &self.expected;
-            let mut watch = StepWatch::begin();
+            let mut watch = self.tally.step_times().watch();
             let mut record = |event, rows: &[ScheduledRow]| {
                 watch.heard(event, rows);
                 note(expected, event, rows);

@@ -32,7 +32,7 @@ use edgeprompt_model::Model;
 use edgeprompt_protocol::{SessionKey, TargetSpeed, Ticket};
 use edgeprompt_transport::{ConnectError, LinkEstimate, PeerEndpoint, PeerLink};
 use rand::RngExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 pub(crate) use departure::{MoveError, MoveReport};
 pub(crate) use facts::{Facts, terms};
@@ -268,11 +268,11 @@ impl Sessions {
             Ok(reached) => reached,
             Err(error) => return leaving.iter().map(|_| Err(error.clone())).collect(),
         };
-        let sessions: Vec<_> = leaving.iter().map(SessionHandle::leaving).collect();
         // Those who leave are answered here meanwhile.
         let target = speed::ask(&link).await;
         // One that says nothing is taken to be like this one.
         let target = target.unwrap_or_else(|| self.0.node.speed());
+        let sessions: Vec<_> = leaving.iter().map(SessionHandle::leaving).collect();
         let plans = self.decide(&sessions, (link.estimate(), target), wish.strategy);
         let mut answers = Vec::new();
         for ((priority, handle), plan) in (0..).zip(leaving).zip(plans) {
@@ -304,9 +304,6 @@ impl Sessions {
         let link = self.0.links.to(addr).await;
         let link = link.map_err(|error| match error {
             ConnectError::Itself { .. } => MoveError::Itself,
-            ConnectError::Unreachable { .. } => MoveError::Unreachable(format!(
-                "no edge answers at {addr}: check the address, and that its --handover-listen can be reached"
-            )),
             ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(
                 "the target takes no more links now: try again in a moment".to_owned(),
             ),
@@ -342,6 +339,17 @@ impl Sessions {
             Some(found) if found.opens_with(ticket) => Ok(Some(SessionHandle(found.clone()))),
             Some(_) => Err(Taken::ByAnother),
         }
+    }
+
+    /// The place that a session has of whoever read it last, for whoever has its ticket.
+    pub(crate) fn place(
+        &self,
+        key: SessionKey,
+        ticket: &Ticket,
+    ) -> Option<Arc<OwnedSemaphorePermit>> {
+        let keepers = self.lock();
+        let found = keepers.get(&key).filter(|found| found.opens_with(ticket))?;
+        found.log.place()
     }
 
     /// Sessions of this caller; for an operator everybody's, wherever they began.

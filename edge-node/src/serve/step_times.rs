@@ -22,8 +22,8 @@ pub(crate) struct StepTimes(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     times: Mutex<Times>,
-    /// Streams of keys and values that come.
-    receiving: AtomicUsize,
+    /// Chunks of keys and values that come.
+    chunks: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ pub(crate) struct Receiving(Arc<Shared>);
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.receiving.fetch_sub(1, Ordering::Relaxed);
+        self.0.chunks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -51,6 +51,7 @@ pub(crate) struct StepWatch {
     rows: Vec<Row>,
     /// Whether it waited for something.
     waited: bool,
+    beside: Beside,
 }
 
 /// Tokens of one sequence.
@@ -61,15 +62,6 @@ struct Row {
 }
 
 impl StepWatch {
-    /// A step begins.
-    pub(crate) fn begin() -> Self {
-        Self {
-            began_at: Instant::now(),
-            rows: Vec::new(),
-            waited: false,
-        }
-    }
-
     /// Something happens to some rows.
     pub(crate) fn heard(&mut self, event: PassEvent, rows: &[ScheduledRow]) {
         match event {
@@ -84,22 +76,38 @@ impl StepWatch {
 }
 
 impl StepTimes {
-    /// A step has ended.
-    pub(crate) fn note(&self, watch: &StepWatch) {
-        if !watch.waited && !watch.rows.is_empty() {
-            let is_receiving = self.0.receiving.load(Ordering::Relaxed) > 0;
-            let beside = match is_receiving {
-                true => Beside::Receiving,
-                false => Beside::Nothing,
-            };
-            self.lock()
-                .note((&watch.rows, beside), watch.began_at.elapsed());
+    /// A step begins.
+    pub(crate) fn watch(&self) -> StepWatch {
+        StepWatch {
+            began_at: Instant::now(),
+            rows: Vec::new(),
+            waited: false,
+            beside: self.beside(),
         }
     }
 
-    /// Keys and values begin to come.
+    /// A step has ended.
+    pub(crate) fn note(&self, watch: &StepWatch) {
+        if !watch.waited && !watch.rows.is_empty() {
+            let took = watch.began_at.elapsed();
+            let mut times = self.lock();
+            // One that was beside something for a part of its time is of no use.
+            if watch.beside == self.beside() {
+                times.note((&watch.rows, watch.beside), took);
+            }
+        }
+    }
+
+    fn beside(&self) -> Beside {
+        match self.0.chunks.load(Ordering::Relaxed) {
+            0 => Beside::Nothing,
+            _ => Beside::Receiving,
+        }
+    }
+
+    /// Some keys and values begin to come.
     pub(crate) fn receive(&self) -> Receiving {
-        self.0.receiving.fetch_add(1, Ordering::Relaxed);
+        self.0.chunks.fetch_add(1, Ordering::Relaxed);
         Receiving(Arc::clone(&self.0))
     }
 
@@ -109,8 +117,8 @@ impl StepTimes {
     }
 
     /// How many times as long as by themselves prefills take while keys and values come.
-    pub(crate) fn receiving(&self, alone: &PrefillModel) -> f64 {
-        self.lock().receiving(alone)
+    pub(crate) fn receiving_factor(&self, alone: &PrefillModel) -> f64 {
+        self.lock().receiving_factor(alone)
     }
 
     /// How long a step that only decodes takes; `None` as long as there was none.
@@ -160,7 +168,7 @@ impl Times {
     }
 
     /// Never less than 1: what comes makes nothing faster.
-    fn receiving(&self, alone: &PrefillModel) -> f64 {
+    fn receiving_factor(&self, alone: &PrefillModel) -> f64 {
         let (took_s, foreseen_s) = self.receiving.iter().fold((0.0, 0.0), |sums, sample| {
             let foreseen_s = alone.seconds(sample.work);
             (sums.0 + sample.took_s, sums.1 + foreseen_s)
@@ -241,34 +249,36 @@ mod tests {
             times.note((&[row(0, 100)], Beside::Nothing), ms(200));
         }
         let alone = model(&times);
-        assert_eq!(times.receiving(&alone), 1.0);
+        assert_eq!(times.receiving_factor(&alone), 1.0);
         for _ in 0..3 {
             times.note((&[row(0, 100)], Beside::Receiving), ms(300));
         }
         assert_eq!(model(&times), alone);
-        assert!((times.receiving(&alone) - 1.5).abs() < 0.01);
+        assert!((times.receiving_factor(&alone) - 1.5).abs() < 0.01);
         for _ in 0..PREFILLS_MAX {
             times.note((&[row(0, 100)], Beside::Receiving), ms(20));
         }
-        assert_eq!(times.receiving(&alone), 1.0);
+        assert_eq!(times.receiving_factor(&alone), 1.0);
     }
 
     #[test]
-    fn a_step_counts_as_receiving_as_long_as_anything_comes() {
+    fn a_step_counts_as_receiving_if_something_comes_from_its_beginning_to_its_end() {
         let times = StepTimes::default();
-        let watch = StepWatch {
-            began_at: Instant::now(),
+        let watch = || StepWatch {
             rows: vec![row(0, 100)],
-            waited: false,
+            ..times.watch()
         };
+        let counts = || (times.lock().prefills.len(), times.lock().receiving.len());
+        let step = watch();
         let coming = [times.receive(), times.receive()];
-        for coming in coming {
-            times.note(&watch);
+        times.note(&step);
+        assert_eq!(counts(), (0, 0));
+        for (count, coming) in (1..).zip(coming) {
+            times.note(&watch());
+            assert_eq!(counts(), (0, count));
             drop(coming);
         }
-        assert!(times.prefill().is_none());
-        times.note(&watch);
-        assert!(times.prefill().is_some());
-        assert_eq!(times.lock().receiving.len(), 2);
+        times.note(&watch());
+        assert_eq!(counts(), (1, 2));
     }
 }

@@ -324,3 +324,19 @@ fn a_session_keeps_the_place_of_a_user_who_only_closes_the_connection() {
     assert!(is_free, "a place is never free again");
     assert_eq!(generated(edge), 2 * whole + 1);
 }
+
+#[test]
+fn who_comes_back_to_a_session_needs_no_other_place() {
+    let cluster = cluster();
+    let edge = &edges(&cluster, 1, &["--max-concurrency-per-key", "1"])[0];
+    let asked = body(json!({ "handover": "follow" }));
+    let whole = text(&edge.post("/v1/completions", &asked).body);
+    let (reading, session, first) = begin(edge, &asked);
+    let ticket = reading.header("x-edgeprompt-ticket").unwrap().to_owned();
+    drop((reading, first));
+    let taking = json!({ "ticket": ticket, "epoch": [0, 0], "claim": "attach",
+        "token_ids": [], "endpoint": "/v1/completions", "request": asked });
+    let again = edge.post(&format!("/v1/sessions/{session}/read"), &taking);
+    assert_eq!(again.status, 200, "{}", again.body);
+    assert_eq!(text(&again.body), whole);
+}

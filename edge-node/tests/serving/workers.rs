@@ -204,9 +204,7 @@ fn a_worker_that_stands_still_is_not_waited_for_and_comes_back() {
     assert_eq!(found, expected, "one stands still");
     assert_eq!(edge.metric("edge_workers_lost_total"), 1.0);
     worker.signal("-CONT");
-    edge.wait_until("worker that comes back", || {
-        edge.metric("edge_workers") == 1.0
-    });
+    wait_until_spread(&edge, 1);
     assert_eq!(asked_together(&edge, || {}), expected, "it is back");
 }
 

@@ -71,11 +71,11 @@ pub struct TargetSpeed {
     /// Seconds of a prefill for each pair of tokens that see each other.
     pub prefill_pair_s: f64,
     /// How many times as long a prefill takes while keys and values come.
-    pub receiving: f64,
+    pub receiving_factor: f64,
     /// Seconds of a step that only decodes.
     pub decode_s: f64,
-    /// Tokens of a step, at most, of sessions that come and that nobody waits for yet.
-    pub step_len: u32,
+    /// Tokens that a step computes, at most, of sessions that come and that nobody waits for yet.
+    pub behind_len_max: u32,
 }
 
 /// A reader of a session.
@@ -278,14 +278,14 @@ impl PeerRequest {
 impl TargetSpeed {
     /// What is beyond was not measured.
     const SECONDS_MAX: f64 = 3600.0;
-    const RECEIVING_MAX: f64 = 1000.0;
+    const FACTOR_MAX: f64 = 1000.0;
 
     pub(crate) fn check(&self) -> Result<(), InvalidMessage> {
         let seconds = [self.prefill_token_s, self.prefill_pair_s, self.decode_s];
         let fits = seconds
             .iter()
             .all(|it| (0.0..=Self::SECONDS_MAX).contains(it))
-            && (1.0..=Self::RECEIVING_MAX).contains(&self.receiving);
+            && (1.0..=Self::FACTOR_MAX).contains(&self.receiving_factor);
         match fits {
             true => Ok(()),
             false => Err(InvalidMessage::Session { what: "speed" }),

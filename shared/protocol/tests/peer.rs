@@ -104,9 +104,9 @@ fn requests() {
 const SPEED: TargetSpeed = TargetSpeed {
     prefill_token_s: 0.5,
     prefill_pair_s: 0.25,
-    receiving: 2.0,
+    receiving_factor: 2.0,
     decode_s: 0.0,
-    step_len: 300,
+    behind_len_max: 300,
 };
 
 #[test]
@@ -126,7 +126,7 @@ fn speeds() {
             ..SPEED
         };
         let receiving = TargetSpeed {
-            receiving: wrong,
+            receiving_factor: wrong,
             ..SPEED
         };
         let decode = TargetSpeed {

@@ -95,7 +95,7 @@ pub struct LinkEstimate {
 impl LinkEstimate {
     /// What streams get of a rate that was measured in packets: of 1,452 bytes, some 40 are headers and
     /// the tag that proves them unchanged.
-    pub fn goodput(&self) -> BitRate {
+    pub fn stream_rate(&self) -> BitRate {
         self.rate.part(97, 100)
     }
 }

@@ -84,7 +84,7 @@ pub enum ConnectError {
     },
     /// The node there does not hold the certificate that this edge trusts.
     #[error(
-        "the node at {addr} is not one that this edge trusts ({detail}): check the address, or run `edge-node join TOKEN` with a token of that cloud"
+        "the node at {addr} is not one that this edge trusts ({detail}): check the address, or run `edge-node join TOKEN` with a token of its trust domain"
     )]
     CloudNotTrusted {
         /// The address dialled.
@@ -374,5 +374,30 @@ async fn await_welcome(connection: &Connection) -> Result<(), ConnectionError> {
         Err(ReadExactError::ReadError(quinn::ReadError::ConnectionLost(error))) => Err(error),
         // The right certificate and a wrong word: not a cloud of this protocol after all.
         Ok(()) | Err(_) => Err(ConnectionError::VersionMismatch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_does_not_answer_is_named_with_what_should_run_there() {
+        let addr = SocketAddr::from(([10, 0, 0, 7], 4433));
+        let said = |callee| ConnectError::Unreachable { addr, callee }.to_string();
+        let cloud = "no cloud answers at 10.0.0.7:4433: check the address, and that `cloud-node serve` runs there";
+        assert_eq!(said(Callee::Cloud), cloud);
+        for (callee, flag) in [
+            (Callee::Neighbour, "--peer-listen"),
+            (Callee::Edge, "--handover-listen"),
+            (Callee::Leader, "--worker-listen"),
+        ] {
+            let said = said(callee);
+            assert!(
+                said.starts_with("no edge answers at 10.0.0.7:4433"),
+                "{said}"
+            );
+            assert!(said.contains(flag), "{said}");
+        }
     }
 }

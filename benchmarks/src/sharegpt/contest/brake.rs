@@ -35,8 +35,8 @@ impl Brake {
     /// Something happens in a step.
     pub(super) fn heard(&mut self, event: PassEvent) {
         match event {
-            PassEvent::Resumed => self.begin(),
-            PassEvent::Computed(_) | PassEvent::Missing(_) => self.worked(),
+            // Nothing is waited for within a step.
+            PassEvent::Resumed | PassEvent::Computed(_) | PassEvent::Missing(_) => self.worked(),
         }
     }
 }

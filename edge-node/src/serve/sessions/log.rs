@@ -90,7 +90,7 @@ impl Inner {
     }
 
     /// Nothing more is generated here, as far as is known.
-    fn ends(&mut self) {
+    fn free_place(&mut self) {
         self.place = None;
     }
 }
@@ -113,7 +113,7 @@ impl Log {
     pub(crate) fn push(&self, entry: Entry) {
         let mut inner = self.lock();
         if entry.finish.is_some() {
-            inner.ends();
+            inner.free_place();
         }
         inner.entries.push(entry);
         drop(inner);
@@ -152,7 +152,7 @@ impl Log {
         if !matches!(inner.standing, Standing::Moved(_)) || self.staying_count() > 0 {
             inner.standing = Standing::Broken;
         }
-        inner.ends();
+        inner.free_place();
         drop(inner);
         self.changed.send_replace(());
     }
@@ -160,7 +160,7 @@ impl Log {
     pub(crate) fn stands(&self, standing: Standing) {
         let mut inner = self.lock();
         if matches!(standing, Standing::Moved(_) | Standing::Broken) {
-            inner.ends();
+            inner.free_place();
         }
         inner.standing = standing;
         drop(inner);
@@ -230,6 +230,11 @@ impl Log {
         }
     }
 
+    /// The place that the session has, if it has one.
+    pub(crate) fn place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        self.lock().place.clone()
+    }
+
     pub(crate) fn reader_count(&self) -> usize {
         self.changed.receiver_count()
     }
@@ -275,7 +280,7 @@ impl Reader {
     pub(crate) fn finish(self) {
         let mut inner = self.log.lock();
         inner.is_done = true;
-        inner.ends();
+        inner.free_place();
     }
 
     /// The session takes this place for as long as it is generated here, whoever reads.

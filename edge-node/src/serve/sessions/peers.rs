@@ -31,6 +31,7 @@ use super::{Facts, PATIENCE, Sessions, Shared};
 use crate::private::PrivateTokens;
 use crate::serve::generator::{Begun, GenerateError};
 use crate::serve::segments::SharedPrompt;
+use crate::serve::step_times::StepTimes;
 
 /// Answers of one move that wait for a slow link.
 const ANSWERS_MAX: usize = 256;
@@ -263,19 +264,19 @@ impl Sessions {
         let Ok(Some(SessionHandle(keeper))) = self.open(session, &ticket) else {
             return Ok(());
         };
-        let _receiving = self.0.node.generator.tally().step_times().receive();
         // A keeper that is gone needs no word.
         heard.again();
         let begun = Command::KvBegun(epoch, heard.clone());
         let _ = keeper.commands.send(begun).await;
-        let (model, dtype) = (Arc::clone(&self.0.node.model), self.0.config.dtype);
+        let Shared { node, config, .. } = &*self.0;
+        let times = node.generator.tally().step_times();
         let places = Arc::new(Semaphore::new(CHUNKS_MAX));
         let ended = loop {
             // Only a semaphore that is closed has none, and this one is not.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 break Ok(());
             };
-            match receive_chunk(&mut receiver, &model, dtype).await {
+            match receive_chunk(&mut receiver, (&node.model, config.dtype), times).await {
                 Ok(Some(chunk)) => {
                     heard.again();
                     let kv = Command::Kv(epoch, chunk, place);
@@ -412,8 +413,8 @@ async fn say(mut sender: PeerSender, mut said: mpsc::Receiver<MoveAnswer>) {
 /// The next chunk, checked; `None` after the last.
 async fn receive_chunk(
     receiver: &mut PeerReceiver,
-    model: &Arc<Model>,
-    dtype: KvDtype,
+    (model, dtype): (&Arc<Model>, KvDtype),
+    times: &StepTimes,
 ) -> Result<Option<KvChunk>, PeerError> {
     let Some(header) = receiver.receive_bytes(KV_CHUNK_HEADER_BYTES).await? else {
         return Ok(None);
@@ -428,6 +429,7 @@ async fn receive_chunk(
         tracing::warn!("keys and values of a session come in another number format: refused");
         return Err(PeerError::Ended);
     }
+    let _receiving = times.receive();
     let payload = receiver.receive_rest(header.bytes(&geometry)).await?;
     let model = Arc::clone(model);
     // Bytes become tensors: not the async threads' business.

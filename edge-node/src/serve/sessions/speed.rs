@@ -11,8 +11,11 @@ use edgeprompt_protocol::{PeerRequest, TargetSpeed};
 use edgeprompt_transport::{LinkEstimate, PeerLink};
 use tokio::time::timeout;
 
+use super::Node;
 use super::planned::Way;
-use super::{Node, PATIENCE};
+
+/// How long a target may take to say how fast it is: a plan is worth no more.
+const ASKING_MAX: Duration = Duration::from_millis(500);
 
 /// What an unknown link is taken for, in bits a second.
 const RATE_UNKNOWN: f64 = 200e6;
@@ -30,9 +33,9 @@ impl Node {
         TargetSpeed {
             prefill_token_s: prefill.per_token_s,
             prefill_pair_s: prefill.per_pair_s,
-            receiving: alone.map_or(1.0, |alone| times.receiving(&alone)),
+            receiving_factor: alone.map_or(1.0, |alone| times.receiving_factor(&alone)),
             decode_s: times.decode().unwrap_or_default().as_secs_f64(),
-            step_len: u32::try_from(self.behind_len_max).unwrap_or(u32::MAX),
+            behind_len_max: u32::try_from(self.behind_len_max).unwrap_or(u32::MAX),
         }
     }
 
@@ -48,7 +51,7 @@ impl Node {
         let layer_bytes = geometry.layer_bytes(64, dtype) as f64 / 64.0;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let rate = link.map_or(RATE_UNKNOWN, |link| {
-            link.goodput().as_bits_per_second() as f64
+            link.stream_rate().as_bits_per_second() as f64
         });
         let alone = PrefillModel::new(PrefillCoefficients {
             per_token_s: target.prefill_token_s,
@@ -58,7 +61,7 @@ impl Node {
         let alone = alone.ok()?;
         let costs = Costs {
             kv: KvTokenBits::of_measured_bytes(layer_bytes * layers).ok()?,
-            prefill: alone.slowed(target.receiving).ok()?,
+            prefill: alone.slowed(target.receiving_factor).ok()?,
             link: LinkRate::constant(rate.max(1.0)).ok()?,
         };
         Some(Way {
@@ -66,7 +69,7 @@ impl Node {
             alone,
             rtt: link.map_or(Duration::ZERO, |link| link.rtt),
             decode: Duration::try_from_secs_f64(target.decode_s).ok()?,
-            behind_len: target.step_len,
+            behind_len: target.behind_len_max,
         })
     }
 }
@@ -77,7 +80,7 @@ pub(super) async fn ask(link: &PeerLink) -> Option<TargetSpeed> {
         let (_sender, mut receiver) = link.open(&PeerRequest::Speed, 1).await?;
         receiver.receive().await
     };
-    match timeout(PATIENCE.answer, asking).await {
+    match timeout(ASKING_MAX, asking).await {
         Ok(Ok(speed)) => Some(speed),
         Ok(Err(error)) => {
             tracing::debug!(%error, "the target does not say how fast it is");
