@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use edgeprompt_engine::{LayerOwners, Owner, Owners, Patience, ShardShape, WorkerId};
-use edgeprompt_placement::{DeviceId, ModelShape, Placement};
+use edgeprompt_engine::{Job, LayerOwners, Owner, Owners, Patience, ShardShape, WorkerId};
+use edgeprompt_placement::{DeviceId, Load, ModelShape, Part, Placement, Stage, Workload, real};
 
 /// However fast a stage is: what a busy device may be away at any time.
 const STAGE_PATIENCE_MIN: Duration = Duration::from_secs(1);
@@ -64,6 +64,17 @@ pub(crate) fn model_shape(shape: &ShardShape, vocab_len: usize) -> ModelShape {
     }
 }
 
+/// What a step costs, and the memory that devices take for it: with a head its device takes all blocks of
+/// its keys and values at once, however few are in use. Only those in use travel.
+pub(crate) fn workload(model: &ModelShape, load: &Load, shape: &ShardShape) -> Workload {
+    let mut workload = real(model, load);
+    let of_heads = |stage: &&mut Stage| stage.part == Part::Heads;
+    for stage in workload.stages.iter_mut().filter(of_heads) {
+        stage.job.scratch_bytes = shape.state_bytes(Job::Head(0));
+    }
+    workload
+}
+
 pub(crate) fn device(owner: Owner) -> DeviceId {
     match owner {
         Owner::Here => DeviceId(0),
@@ -100,6 +111,8 @@ pub(crate) fn owners(placement: &Placement) -> Owners {
 
 #[cfg(test)]
 mod tests {
+    use edgeprompt_model::{HeadShape, QkNorm, QkvBias};
+
     use super::*;
 
     #[test]
@@ -147,5 +160,47 @@ mod tests {
         assert_eq!(slow.with(1000), max);
         let little = patience(&model(), 100, [worker(1.0)].into_iter(), max / 100);
         assert_eq!(little.with(1), max / 100);
+    }
+
+    #[test]
+    fn a_head_takes_the_memory_of_all_its_blocks() {
+        let model = model();
+        let shape = ShardShape {
+            layer_count: model.layer_count,
+            kv_head_count: model.kv_head_count,
+            head: HeadShape {
+                hidden_dim: model.hidden_dim,
+                head_dim: model.head_dim,
+                group_len: 2,
+                qkv_bias: QkvBias::Absent,
+                qk_norm: QkNorm::Absent,
+                norm_epsilon: 1e-5,
+            },
+            mlp_dim: model.mlp_dim,
+            slice_count: 4,
+            inverse_frequencies: vec![1.0; model.head_dim / 2],
+            attention_factor: 1.0,
+            block_len: 16,
+            block_count: 1000,
+            tokens_max: 512,
+        };
+        let load = Load {
+            sequence_count: 1,
+            context_len: 100,
+            headroom_len: 32,
+            ffn_slice_count: 4,
+        };
+        let (found, bare) = (workload(&model, &load, &shape), real(&model, &load));
+        for (found, bare) in found.stages.iter().zip(&bare.stages) {
+            let more = found.job.memory_bytes() - bare.job.memory_bytes();
+            // Keys and values of 16,000 tokens, 250 numbers of 4 bytes each.
+            let blocks = if found.part == Part::Heads {
+                2 * 16_000 * 250 * 4
+            } else {
+                0
+            };
+            assert_eq!(more, blocks);
+            assert_eq!(found.job.state_bytes, bare.job.state_bytes);
+        }
     }
 }

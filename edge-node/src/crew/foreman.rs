@@ -10,7 +10,7 @@ use edgeprompt_engine::{
 };
 use edgeprompt_placement::{
     Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide,
-    exact, real, step_seconds,
+    exact, step_seconds,
 };
 use edgeprompt_telemetry::names;
 use metrics::{counter, gauge, histogram};
@@ -454,7 +454,8 @@ impl Foreman {
         };
         let spread = engine.spread();
         let previous = spread.map(|spread| placement(spread.owners()));
-        Instance::new(devices, real(&self.model, &load), previous, remaining)
+        let workload = figures::workload(&self.model, &load, engine.shard_shape());
+        Instance::new(devices, workload, previous, remaining)
     }
 }
 

@@ -26,7 +26,31 @@ pub(super) struct Simulation {
     flows: Vec<Flow>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     event_count: u64,
+    stalls: Option<Stalls>,
     pub(super) queue_bytes_max: u64,
+}
+
+/// Times when the sender's machine gives it no processor.
+#[derive(Clone, Copy)]
+struct Stalls {
+    period: Duration,
+    /// At the beginning of each.
+    time: Duration,
+}
+
+impl Stalls {
+    /// When the one that is on at a moment ends.
+    fn end(self, at: Duration) -> Option<Duration> {
+        let into = at.as_nanos() % self.period.as_nanos();
+        let left = self
+            .time
+            .as_nanos()
+            .checked_sub(into)
+            .filter(|left| *left > 0)?;
+        u64::try_from(left)
+            .ok()
+            .map(|left| at + Duration::from_nanos(left))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +138,7 @@ impl Simulation {
             flows: Vec::new(),
             events: BinaryHeap::new(),
             event_count: 0,
+            stalls: None,
             queue_bytes_max: 0,
         }
     }
@@ -129,6 +154,11 @@ impl Simulation {
 
     pub(super) fn flow(&mut self, flow: usize) -> &mut Flow {
         &mut self.flows[flow]
+    }
+
+    /// From now on all senders stand still for so long once in each period.
+    pub(super) fn stall(&mut self, time: Duration, period: Duration) {
+        self.stalls = Some(Stalls { period, time });
     }
 
     pub(super) fn set_rate(&mut self, rate: RateSchedule) {
@@ -151,6 +181,10 @@ impl Simulation {
                 break;
             }
             self.events.pop();
+            if let Some(end) = self.stalls.and_then(|stalls| stalls.end(at)) {
+                self.schedule(end, event);
+                continue;
+            }
             self.now = at;
             match event {
                 Event::Acked { flow, packet } => self.acknowledge(flow, packet),

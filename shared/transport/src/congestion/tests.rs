@@ -215,3 +215,29 @@ fn a_remembered_path_is_half_believed() {
     };
     assert_eq!(early(Some(elsewhere), 400).0, blind);
 }
+
+#[test]
+fn a_sender_that_stands_still_now_and_then_uses_the_rest() {
+    for (stall_ms, period_ms) in [(30, 97), (40, 200), (200, 1000)] {
+        for (delay_ms, queue_quarters) in [(1, 4), (5, 2), (5, 16), (25, 4)] {
+            let delay = Duration::from_millis(delay_ms);
+            let profile = DirectionProfile {
+                queue_bytes_max: bytes_of(200, delay * 2) * queue_quarters / 4,
+                ..DirectionProfile::constant(BitRate::megabits_per_second(200), delay)
+            };
+            let mut simulation = Simulation::over(profile, 7);
+            simulation.add_flow();
+            simulation.run(2 * SECOND);
+            let [stall, period] = [stall_ms, period_ms].map(Duration::from_millis);
+            simulation.stall(stall, period);
+            let arrived = simulation.run(5 * SECOND);
+            let used = used_percent(&arrived, 200, 5 * SECOND);
+            let rest = 100 - 100 * stall_ms / period_ms;
+            println!(
+                "{stall_ms} of {period_ms} ms, delay {delay_ms} ms, queue {queue_quarters}/4: \
+                 {used} % used of {rest} %"
+            );
+            assert!(used >= rest * 9 / 10, "{used} % used of {rest} %");
+        }
+    }
+}
