@@ -55,13 +55,14 @@ impl Report<'_> {
             |[one, five, fifteen]| format!("{one} {five} {fifteen}"),
         );
         format!(
-            "{date}, commit {commit}, {cpu} ({cpus} CPUs, load average {load}), {rustc}, burn {burn}, \
+            "{date}, commit {commit}, {cpu} ({cpus} CPUs, load average {load}{stolen}), {rustc}, burn {burn}, \
              {device}, {model} ({dtype}), {rounds} rounds, threads: cloud {cloud_threads}, edge \
              {edge_threads}.\n",
             date = from.date,
             commit = from.short_commit(),
             cpu = from.cpu,
             cpus = from.logical_cpu_count,
+            stolen = from.stolen_in_words(),
             rustc = from.rustc,
             burn = from.burn,
             device = self.device,

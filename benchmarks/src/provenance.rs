@@ -1,10 +1,14 @@
 //! Where a result comes from: the code, the machine and the moment, in every file that is written.
 
+mod stolen;
+
 use std::process::Command;
 
 use anyhow::Result;
 use serde::Serialize;
 use time::OffsetDateTime;
+
+use stolen::Stolen;
 
 /// Where a result comes from.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +28,8 @@ pub(crate) struct Provenance {
     /// Runnable processes over the last 1, 5 and 15 minutes when the run began; absent where the
     /// system does not tell.
     pub(crate) load_average: Option<[f64; 3]>,
+    /// Percent of the processors' time that the host of a virtual machine took for others.
+    pub(crate) stolen_percent: Stolen,
     /// What was run.
     pub(crate) command_line: Vec<String>,
 }
@@ -44,6 +50,7 @@ impl Provenance {
             logical_cpu_count: std::thread::available_parallelism()?.get(),
             date: iso_8601(OffsetDateTime::now_utc()),
             load_average: load_average(&file("/proc/loadavg")),
+            stolen_percent: Stolen::from_now(),
             command_line,
         })
     }
@@ -57,6 +64,15 @@ impl Provenance {
             None => (self.commit.as_str(), ""),
         };
         format!("{}{changed}", hash.get(..12).unwrap_or(hash))
+    }
+
+    /// What the host of a virtual machine took until now, to be put after what is said of the machine.
+    pub(crate) fn stolen_in_words(&self) -> String {
+        self.stolen_percent
+            .percent()
+            .map_or_else(String::new, |percent| {
+                format!(", {percent:.0} % of their time taken by the host")
+            })
     }
 }
 

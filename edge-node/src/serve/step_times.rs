@@ -268,7 +268,10 @@ mod tests {
             rows: vec![row(0, 100)],
             ..times.watch()
         };
-        let counts = || (times.lock().prefills.len(), times.lock().receiving.len());
+        let counts = || {
+            let times = times.lock();
+            (times.prefills.len(), times.receiving.len())
+        };
         let step = watch();
         let coming = [times.receive(), times.receive()];
         times.note(&step);
