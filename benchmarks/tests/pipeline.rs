@@ -80,7 +80,8 @@ fn has_the_keys_that_readers_rely_on(result: &Value) {
             "date",
             "load_average",
             "logical_cpu_count",
-            "rustc"
+            "rustc",
+            "stolen_percent"
         ]
     );
     assert_eq!(
