@@ -413,6 +413,7 @@ impl Worker {
     }
 
     fn gauge(&self) {
+        self.tally.note_where_kv_is(&self.engine);
         let (running, waiting) = self.engine.counts();
         let (blocks_used, blocks_all) = self.engine.block_usage();
         self.tally.load(Load {

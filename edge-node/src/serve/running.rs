@@ -109,7 +109,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(neighbourly) = neighbourly {
         neighbourly.abort();
     }
-    runtime.block_on(end(serving, ways, &server.prompts));
+    runtime.block_on(end(serving, ways, server));
     Ok(())
 }
 
@@ -376,7 +376,7 @@ pub(crate) async fn told_to_stop() -> std::io::Result<()> {
 }
 
 /// Lets answers, fetches and writing to the disk cache end, unless the process is told to stop again.
-async fn end(serving: JoinHandle<()>, ways: Ways, prompts: &CloudPrompts) {
+async fn end(serving: JoinHandle<()>, ways: Ways, server: &Server) {
     tracing::info!("draining: no new requests");
     let drained = async {
         if timeout(DRAIN_PATIENCE, serving).await.is_err() {
@@ -388,7 +388,10 @@ async fn end(serving: JoinHandle<()>, ways: Ways, prompts: &CloudPrompts) {
         if let Some(admission) = ways.admission {
             admission.end().await;
         }
-        prompts.settle(DISK_PATIENCE).await;
+        if let Some(sessions) = &server.sessions {
+            sessions.end(CLOSE_PATIENCE).await;
+        }
+        server.prompts.settle(DISK_PATIENCE).await;
     };
     tokio::select! {
         () = drained => {}

@@ -30,9 +30,12 @@ use edgeprompt_handover::session::{Epoch, Patience};
 use edgeprompt_kv::{KvDtype, TokenId};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{SessionKey, TargetSpeed, Ticket};
-use edgeprompt_transport::{ConnectError, LinkEstimate, PeerEndpoint, PeerLink};
+use edgeprompt_transport::{CloudEndpoint, ConnectError, LinkEstimate, PeerEndpoint, PeerLink};
 use rand::RngExt;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 pub(crate) use departure::{MoveError, MoveReport};
 pub(crate) use facts::{Facts, terms};
@@ -49,7 +52,7 @@ use crate::serve::sessions::handle::{Handle, NewHandle, Own};
 use crate::serve::sessions::keeper::{Command, Keeper};
 use crate::serve::sessions::links::Links;
 use crate::serve::sessions::log::{Log, Standing};
-use crate::serve::sessions::planned::{Plan, plan};
+use crate::serve::sessions::planned::{Plan, plan, plan_by_tokens};
 
 /// Messages of one session that wait for its keeper.
 const COMMANDS_MAX: usize = 256;
@@ -139,6 +142,10 @@ struct Shared {
     links: Arc<Links>,
     keepers: Mutex<HashMap<SessionKey, Handle>>,
     began_at: Instant,
+    /// Tells whoever listens for other edges that this one ends.
+    ending: Notify,
+    /// Ends when other edges know.
+    listening: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where sessions are to go, and how.
@@ -158,7 +165,37 @@ impl Sessions {
             links: Arc::new(Links::new(endpoint)),
             keepers: Mutex::default(),
             began_at: Instant::now(),
+            ending: Notify::new(),
+            listening: Mutex::default(),
         }))
+    }
+
+    /// Listens for other edges from now on.
+    pub(crate) fn begin_to_listen(&self, runtime: &Runtime, endpoint: CloudEndpoint<PeerLink>) {
+        let listening = runtime.spawn(self.clone().listen(endpoint));
+        let mut kept = self
+            .0
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(listening);
+    }
+
+    /// Lets other edges know that this one ends, within `patience`: they would go on to use the links.
+    pub(crate) async fn end(&self, patience: Duration) {
+        self.0.ending.notify_one();
+        let listening = {
+            let mut kept = self
+                .0
+                .listening
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            kept.take()
+        };
+        if let Some(listening) = listening {
+            // Those who do not hear of it find out by themselves.
+            let _ = timeout(patience, listening).await;
+        }
     }
 
     /// Names a session.
@@ -374,6 +411,7 @@ impl Sessions {
         let Shared { node, config, .. } = &*self.0;
         let only = only.or(config.strategy);
         let planned = match node.way(config.dtype, measured) {
+            Some(way) if node.generator.tally().is_spread() => plan_by_tokens(sessions, &way, only),
             Some(way) => plan(sessions, &way, only),
             None => return vec![Plan::UNPLANNED; sessions.len()],
         };

@@ -1,8 +1,9 @@
 //! What a serving edge node has done and is doing, counted once for its metrics and its status line.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use edgeprompt_engine::Engine;
 use edgeprompt_telemetry::names;
 
 use crate::serve::step_times::StepTimes;
@@ -22,6 +23,7 @@ struct Counters {
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     step_times: StepTimes,
+    is_spread: AtomicBool,
 }
 
 /// The engine at one moment.
@@ -80,6 +82,17 @@ impl Tally {
     /// How long the engine's steps take.
     pub(crate) fn step_times(&self) -> &StepTimes {
         &self.0.step_times
+    }
+
+    /// Whether some keys and values are on other devices, from where they are not collected.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.0.is_spread.load(Ordering::Relaxed)
+    }
+
+    /// As the engine says between two steps.
+    pub(crate) fn note_where_kv_is(&self, engine: &Engine) {
+        let is_spread = !engine.is_whole();
+        self.0.is_spread.store(is_spread, Ordering::Relaxed);
     }
 
     /// The engine is so busy.

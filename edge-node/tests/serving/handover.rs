@@ -90,7 +90,7 @@ fn hand_over(from: &Edge, session: &str, to: &Edge) -> Option<Value> {
 }
 
 /// Begins answers until one is moved before it ends: the model is small, and the machine may be busy.
-fn moved(from: &Edge, body: &Value, to: &Edge) -> (Reading, String, Value) {
+pub(crate) fn moved(from: &Edge, body: &Value, to: &Edge) -> (Reading, String, Value) {
     for _ in 0..50 {
         let (reading, session, first) = begin(from, body);
         if let Some(report) = hand_over(from, &session, to) {
@@ -339,4 +339,22 @@ fn who_comes_back_to_a_session_needs_no_other_place() {
     let again = edge.post(&format!("/v1/sessions/{session}/read"), &taking);
     assert_eq!(again.status, 200, "{}", again.body);
     assert_eq!(text(&again.body), whole);
+}
+
+#[test]
+fn a_target_that_ends_says_so_to_those_who_have_a_link() {
+    let cluster = cluster();
+    let mut edges = edges(&cluster, 2, &[]);
+    let (reading, first, _) = moved(&edges[0], &body(json!({})), &edges[1]);
+    drop((reading, first));
+    let target = edges[1].session_addr.clone().unwrap();
+    assert!(edges[1].terminate().success());
+    let says_nobody_answers = || {
+        let (_reading, session, _) = begin(&edges[0], &body(json!({})));
+        let path = format!("/v1/sessions/{session}/handover");
+        let answer = edges[0].post(&path, &json!({ "target": target }));
+        // The answer may end before it is known.
+        answer.json()["error"]["code"] != "session_ended" && answer.body.contains("no edge answers")
+    };
+    assert!((0..50).any(|_| says_nobody_answers()));
 }

@@ -11,6 +11,7 @@ use edgeprompt_transport::EdgeIdentity;
 use serde_json::json;
 
 use crate::edge::{Edge, demo_model, streaming};
+use crate::handover::{body, edges, moved, text};
 use crate::http::events;
 use crate::support::{Cluster, edge_node, run, stderr};
 use crate::{cluster, guest};
@@ -86,6 +87,10 @@ impl Drop for Worker {
 
 /// A leader that takes these workers, which are invited.
 fn leader(cluster: &Cluster, workers: &[&str]) -> Edge {
+    leader_with(cluster, (workers, &[]))
+}
+
+fn leader_with(cluster: &Cluster, (workers, more): (&[&str], &[&str])) -> Edge {
     let names = workers.iter().map(|worker| {
         cluster.invite(worker);
         name(cluster, worker)
@@ -103,7 +108,7 @@ fn leader(cluster: &Cluster, workers: &[&str]) -> Edge {
         "--plan-every",
         "8",
     ];
-    let edge = Edge::start(cluster, "leader", &args);
+    let edge = Edge::start(cluster, "leader", &[&args, more].concat());
     edge.wait_until_ready();
     edge
 }
@@ -206,6 +211,31 @@ fn a_worker_that_stands_still_is_not_waited_for_and_comes_back() {
     worker.signal("-CONT");
     wait_until_spread(&edge, 1);
     assert_eq!(asked_together(&edge, || {}), expected, "it is back");
+}
+
+#[test]
+fn a_session_whose_heads_are_on_other_devices_moves_by_its_tokens() {
+    let cluster = cluster();
+    let more = [
+        "--handover-listen",
+        "127.0.0.1:0",
+        "--handover-target",
+        "*",
+        "--handover-strategy",
+        "precopy",
+    ];
+    let edge = leader_with(&cluster, (&["worker-0"], &more));
+    let target = &edges(&cluster, 1, &[])[0];
+    let asked = body(json!({}));
+    let whole = text(&edge.post("/v1/completions", &asked).body);
+    let _worker = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    wait_until_spread(&edge, 1);
+    for _ in 0..3 {
+        let (reading, first, report) = moved(&edge, &asked, target);
+        assert_eq!(report["strategy"], "precopy");
+        assert_eq!(report["handover_tokens_sent"], 0, "{report}");
+        assert_eq!(text(&(first + &reading.whole().body)), whole);
+    }
 }
 
 /// Waits until so many workers are there and nothing is on its way.

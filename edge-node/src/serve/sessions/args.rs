@@ -97,7 +97,7 @@ impl HandoverArgs {
         };
         let sessions = Sessions::new(node, config, endpoint);
         if let Some(listener) = listener {
-            runtime.spawn(sessions.clone().listen(listener));
+            sessions.begin_to_listen(runtime, listener);
         }
         if let Some(addr) = addr {
             say(format_args!("listening for sessions on {addr}\n"))?;

@@ -59,8 +59,11 @@ impl Sessions {
                     None => return,
                 },
                 Some(_) = links.join_next() => {}
+                () = self.0.ending.notified() => break,
             }
         }
+        drop(links);
+        endpoint.drain().await;
     }
 
     async fn answer_link(self, link: PeerLink) {

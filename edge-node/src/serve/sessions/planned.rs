@@ -6,6 +6,7 @@ use std::time::Duration;
 use edgeprompt_handover::planning::choose::{
     ChooseError, Decision, Handovers, LeavingSession, choose,
 };
+use edgeprompt_handover::planning::link_rate::LinkRate;
 use edgeprompt_handover::planning::prefill::{PrefillModel, PrefillWork};
 use edgeprompt_handover::planning::scenario::Costs;
 use edgeprompt_handover::planning::strategy::Strategy;
@@ -19,6 +20,7 @@ const SENDING: [Strategy; 3] = [Strategy::Cache, Strategy::Joint, Strategy::Stre
 pub(super) const BLOCKS_MISSING_MAX: usize = 2;
 
 /// What is known of the way.
+#[derive(Clone)]
 pub(crate) struct Way {
     /// Of keys and values, of computing them while others come, and of the link.
     pub(crate) costs: Costs,
@@ -107,6 +109,29 @@ pub(crate) fn plan(
     }
 }
 
+/// The same for sessions whose keys and values are not all here: the target computes everything, while
+/// the source goes on or not.
+pub(crate) fn plan_by_tokens(
+    sessions: &[LeavingSession],
+    way: &Way,
+    only: Option<Strategy>,
+) -> Result<Vec<Plan>, ChooseError> {
+    let mut way = way.clone();
+    if let Ok(link) = LinkRate::constant(1.0) {
+        // Sending takes as good as for ever.
+        way.costs.link = link;
+    }
+    let only = match only {
+        Some(Strategy::PreCopy) | None => only,
+        Some(_) => Some(Strategy::Token),
+    };
+    let mut plans = plan(sessions, &way, only)?;
+    for plan in &mut plans {
+        plan.prefill_len = usize::MAX;
+    }
+    Ok(plans)
+}
+
 fn worst(plans: &[Plan]) -> Duration {
     let predicted = plans.iter().map(|plan| plan.predicted);
     predicted.max().unwrap_or_default()
@@ -166,7 +191,6 @@ fn copied_ahead(decision: &Decision, way: &Way) -> Vec<Plan> {
 mod tests {
     use super::*;
     use edgeprompt_handover::planning::kv_size::KvTokenBits;
-    use edgeprompt_handover::planning::link_rate::LinkRate;
     use edgeprompt_handover::planning::prefill::PrefillCoefficients;
 
     const MS: Duration = Duration::from_millis(1);
@@ -242,6 +266,21 @@ mod tests {
         assert!(slowed.prefill_len.abs_diff(333) <= 1, "{slowed:?}");
         assert!(slowed.predicted > joint.predicted);
         assert_eq!(split(&way, Strategy::Token), token);
+    }
+
+    #[test]
+    fn what_cannot_be_collected_is_computed_by_the_target() {
+        for only in [None, Some(Strategy::PreCopy), Some(Strategy::Cache)] {
+            let found = plan_by_tokens(&[session(1000); 2], &way(1e9), only).unwrap();
+            let strategy = match only {
+                Some(Strategy::Cache) => Strategy::Token,
+                _ => Strategy::PreCopy,
+            };
+            for plan in found {
+                assert_eq!((plan.strategy, plan.prefill_len), (strategy, usize::MAX));
+                assert_eq!(plan.tail, Tail::Computed);
+            }
+        }
     }
 
     #[test]

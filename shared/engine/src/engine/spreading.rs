@@ -37,6 +37,11 @@ impl Engine {
         self.spread.as_ref()
     }
 
+    /// Whether everything is here: all weights, keys and values.
+    pub fn is_whole(&self) -> bool {
+        self.shard.is_whole()
+    }
+
     /// As [`Engine::spread`].
     pub const fn spread_mut(&mut self) -> Option<&mut Spread> {
         self.spread.as_mut()
