@@ -303,7 +303,10 @@ impl Sessions {
         let began_at = Instant::now();
         let (addr, link) = match self.reach(&wish.target).await {
             Ok(reached) => reached,
-            Err(error) => return leaving.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "no session can be moved there");
+                return leaving.iter().map(|_| Err(error.clone())).collect();
+            }
         };
         // Those who leave are answered here meanwhile.
         let target = speed::ask(&link).await;
@@ -328,10 +331,14 @@ impl Sessions {
         }
         let mut reports = Vec::new();
         for answer in answers {
-            reports.push(match answer {
+            let report = match answer {
                 Ok(answer) => answer.await.unwrap_or(Err(MoveError::Ended)),
                 Err(_) => Err(MoveError::Ended),
-            });
+            };
+            if let Err(error) = &report {
+                tracing::warn!(%error, "a session did not move");
+            }
+            reports.push(report);
         }
         reports
     }

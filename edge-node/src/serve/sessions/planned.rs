@@ -128,6 +128,7 @@ pub(crate) fn plan_by_tokens(
     let mut plans = plan(sessions, &way, only)?;
     for plan in &mut plans {
         plan.prefill_len = usize::MAX;
+        plan.tail = Tail::Computed;
     }
     Ok(plans)
 }
