@@ -117,7 +117,7 @@ impl CloudPromptError {
                 FetchError::Refused(Refusal::ModelMismatch { .. })
                 | FetchError::DigestMismatch { .. },
             ) => LossReason::OtherModel,
-            Self::Fetch(FetchError::Refused(_)) | Self::Connect(ConnectError::Version) => {
+            Self::Fetch(FetchError::Refused(_)) | Self::Connect(ConnectError::Version { .. }) => {
                 LossReason::Refused
             }
             Self::Fetch(FetchError::Lost(_)) => LossReason::LinkLost,

@@ -363,7 +363,9 @@ fn not_linked(addr: &str, error: ConnectError) -> Finding {
         | ConnectError::TokenUnknown => {
             "run `edge-node join TOKEN --replace` with a token from `cloud-node invite`"
         }
-        ConnectError::Version => "update both nodes to the same release",
+        ConnectError::Version { .. } => {
+            "look whether that is a cloud's --listen address, and update both nodes to the same release"
+        }
         ConnectError::Full
         | ConnectError::TooManyLinks
         | ConnectError::NotNamed { .. }

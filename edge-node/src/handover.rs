@@ -218,23 +218,28 @@ fn failure(error: HttpError) -> Failure {
                 Exit::Usage,
                 "--target is that edge itself: name another edge's --handover-listen",
             ),
+            ("target_unknown", _) => (
+                Exit::Usage,
+                "give --target as that edge's --handover-target has it",
+            ),
             ("handover_disabled", _) => (
                 Exit::Usage,
                 "start it with --handover-listen or --handover-target",
             ),
-            ("handover_failed", _) => (
-                Exit::PeerUnreachable,
-                "the target cannot be reached, is no edge of the trust domain or refuses: the server's log says which",
-            ),
+            ("handover_failed", _) => (Exit::PeerUnreachable, "the session stays where it is"),
             (_, 401) => (Exit::Usage, "give --api-key-file or --api-key-env"),
             _ => (Exit::Usage, "the server's log says why"),
         },
         HttpError::Nonsense { .. } => (Exit::Usage, "is it an edge node?"),
         _ => (Exit::PeerUnreachable, "is edge-node serve running there?"),
     };
+    let said = match &error {
+        HttpError::Refused { message, .. } if !message.is_empty() => format!(": {message}"),
+        _ => String::new(),
+    };
     Failure {
         exit,
-        error: anyhow!("{error}; {next}"),
+        error: anyhow!("{error}{said}; {next}"),
     }
 }
 

@@ -103,7 +103,7 @@ const fn connect_exit(error: &ConnectError) -> Exit {
     match error {
         ConnectError::Unreachable { .. }
         | ConnectError::Address { .. }
-        | ConnectError::Version
+        | ConnectError::Version { .. }
         | ConnectError::Full
         | ConnectError::TooManyLinks
         | ConnectError::Itself { .. }

@@ -212,7 +212,11 @@ impl WorkerArgs {
         let leader = &self.leader;
         let addrs = tokio::net::lookup_host(leader)
             .await
-            .with_context(|| format!("--leader {leader} is not an address like 10.0.0.7:4436"))
+            .with_context(|| {
+                format!(
+                    "--leader {leader} is no address like 10.0.0.7:4436, or its name is not known"
+                )
+            })
             .map_err(Failure::of(Exit::Usage))?;
         let mut refused: Option<ConnectError> = None;
         for addr in addrs {

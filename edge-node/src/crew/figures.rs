@@ -64,13 +64,23 @@ pub(crate) fn model_shape(shape: &ShardShape, vocab_len: usize) -> ModelShape {
     }
 }
 
+/// Bytes of the keys and values of so many tokens of cloud prompts, of one head of one layer.
+pub(crate) fn prefix_bytes(shape: &ShardShape, token_count: usize) -> u64 {
+    (2 * token_count * shape.head.head_dim * size_of::<f32>()) as u64
+}
+
 /// What a step costs, and the memory that devices take for it: with a head its device takes all blocks of
-/// its keys and values at once, however few are in use. Only those in use travel.
-pub(crate) fn workload(model: &ModelShape, load: &Load, shape: &ShardShape) -> Workload {
+/// its keys and values at once, however few are in use, and its part of cloud prompts of so many tokens that
+/// are kept though nobody uses them. Only what is in use travels.
+pub(crate) fn workload(
+    model: &ModelShape,
+    load: &Load,
+    (shape, kept_len): (&ShardShape, usize),
+) -> Workload {
     let mut workload = real(model, load);
     let of_heads = |stage: &&mut Stage| stage.part == Part::Heads;
     for stage in workload.stages.iter_mut().filter(of_heads) {
-        stage.job.scratch_bytes = shape.state_bytes(Job::Head(0));
+        stage.job.scratch_bytes = shape.state_bytes(Job::Head(0)) + prefix_bytes(shape, kept_len);
     }
     workload
 }
@@ -190,12 +200,14 @@ mod tests {
             headroom_len: 32,
             ffn_slice_count: 4,
         };
-        let (found, bare) = (workload(&model, &load, &shape), real(&model, &load));
+        let kept_len = 3000;
+        let found = workload(&model, &load, (&shape, kept_len));
+        let bare = real(&model, &load);
         for (found, bare) in found.stages.iter().zip(&bare.stages) {
             let more = found.job.memory_bytes() - bare.job.memory_bytes();
-            // Keys and values of 16,000 tokens, 250 numbers of 4 bytes each.
+            // Keys and values of 16,000 tokens and 3,000 of cloud prompts, 250 numbers of 4 bytes each.
             let blocks = if found.part == Part::Heads {
-                2 * 16_000 * 250 * 4
+                2 * 19_000 * 250 * 4
             } else {
                 0
             };

@@ -1,16 +1,16 @@
 //! Decides, every so many tokens, which device computes what, from what was measured; on the thread of
 //! the engine, between two steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{
-    Clock, Engine, LayerOwners, Owner, Owners, Pace, Part, SpreadEvent, Timing, WorkerId,
+    Clock, Engine, Job, LayerOwners, Owner, Owners, Pace, Part, SpreadEvent, Timing, WorkerId,
 };
 use edgeprompt_placement::{
-    Decision, Device, DeviceId, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide,
-    exact, step_seconds,
+    Decision, Device, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide, exact,
+    step_seconds,
 };
 use edgeprompt_telemetry::names;
 use metrics::{counter, gauge, histogram};
@@ -18,13 +18,13 @@ use metrics::{counter, gauge, histogram};
 use crate::crew::debt::Debt;
 use crate::crew::figures::{self, model_shape, owners, placement};
 use crate::crew::gate::Newcomer;
+use crate::crew::hand::{Hand, ONE_WAY_UNKNOWN};
+use crate::crew::legs::first_leg;
 use crate::crew::measures::Smoothed;
-use crate::crew::port::Standing;
+use crate::crew::roster::Roster;
 use crate::crew::setbacks::Setbacks;
 
-/// Before anything is known of a link: what small networks carry.
-const RATE_UNKNOWN: f64 = 1e9;
-const ONE_WAY_UNKNOWN: Duration = Duration::from_micros(200);
+mod telling;
 
 /// What the leader's own link is taken to carry: its workers' links are what is measured.
 const LEADER_RATE: f64 = 1e10;
@@ -64,23 +64,13 @@ pub enum PlacementPolicy {
     Here,
 }
 
-/// What is known of a worker.
-struct Hand {
-    standing: Standing,
-    memory_bytes: u64,
-    has_model: bool,
-    flops_per_second: Smoothed,
-    one_way_seconds: Smoothed,
-    /// It was lost before, and is given nothing to do for a while.
-    is_waiting: bool,
-    /// It was seen to want to go.
-    is_leaving: bool,
-}
-
-impl Hand {
-    /// Whether it is to be given anything.
-    fn is_of_use(&self) -> bool {
-        !self.is_waiting && !self.is_leaving
+impl PlacementPolicy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Even => "even",
+            Self::Here => "here",
+        }
     }
 }
 
@@ -105,19 +95,24 @@ pub struct Foreman {
     tokens_since: usize,
     urgency: Urgency,
     setbacks: Setbacks,
+    roster: Roster,
+    /// Of whom it was said that they have nothing to do.
+    idle: BTreeSet<WorkerId>,
 }
 
 impl Foreman {
-    /// Nobody yet.
-    pub fn new(engine: &Engine, vocab_len: usize, config: ForemanConfig) -> Self {
+    /// Nobody yet. Who comes, and what becomes of them, is in the roster.
+    pub fn new(engine: &Engine, config: ForemanConfig, roster: Roster) -> Self {
         Self {
-            model: model_shape(engine.shard_shape(), vocab_len),
+            model: model_shape(engine.shard_shape(), engine.vocab_len()),
             own: Smoothed::new(config.own_flops_per_second),
             hands: BTreeMap::new(),
             next_id: 0,
             tokens_since: 0,
             urgency: Urgency::InTime,
             setbacks: Setbacks::default(),
+            idle: BTreeSet::new(),
+            roster,
             config,
         }
     }
@@ -155,7 +150,7 @@ impl Foreman {
         engine.join(id, Box::new(port));
         self.urge(Urgency::Soon);
         self.be_patient(engine);
-        self.gauge();
+        self.tell(engine);
         id
     }
 
@@ -202,16 +197,14 @@ impl Foreman {
             PlacementPolicy::Even => self.deal(engine),
             PlacementPolicy::Here => {}
         }
+        self.tell(engine);
+        self.tell_of_idle(engine);
     }
 
     /// How long the engine is to wait for workers, as fast as they are.
     fn be_patient(&self, engine: &mut Engine) {
         let seen = engine.demand().context_len + self.headroom_len(engine);
-        let paces = self.hands.values().map(|hand| figures::Pace {
-            flops_per_second: hand.flops_per_second.get(),
-            one_way_seconds: hand.one_way_seconds.get(),
-            bits_per_second: rate(&hand.standing),
-        });
+        let paces = self.hands.values().map(Hand::pace);
         let patience = figures::patience(&self.model, seen, paces, self.config.patience);
         if let Some(spread) = engine.spread_mut() {
             spread.be_patient(patience);
@@ -224,20 +217,27 @@ impl Foreman {
     }
 
     /// What a step takes with the placement in force, as the planner has it.
+    fn step_seconds(&self, engine: &Engine) -> Option<f64> {
+        let instance = self.instance(engine).ok()?;
+        let counts = instance.previous_counts()?;
+        step_seconds(&instance, counts, instance.workload().dataflow)
+    }
+
+    /// What it would take with another one.
+    fn step_seconds_with(&self, engine: &Engine, owners: &Owners) -> Option<f64> {
+        let instance = self.instance(engine).ok()?;
+        let counts = placement(owners).counts(instance.devices());
+        step_seconds(&instance, &counts, instance.workload().dataflow)
+    }
+
     fn predict(&self, engine: &Engine) {
-        let Ok(instance) = self.instance(engine) else {
-            return;
-        };
-        let counts = instance.previous_counts();
-        let seconds =
-            counts.and_then(|counts| step_seconds(&instance, counts, instance.workload().dataflow));
-        if let Some(seconds) = seconds {
+        if let Some(seconds) = self.step_seconds(engine) {
             histogram!(names::EDGE_PLACEMENT_STEP_PREDICTED_SECONDS).record(seconds);
         }
     }
 
-    /// Deals jobs to all devices in turn.
-    fn deal(&self, engine: &mut Engine) {
+    /// Jobs dealt to all devices in turn.
+    fn dealt(&self, engine: &Engine) -> Owners {
         let staying = self.hands.iter().filter(|it| it.1.is_of_use());
         let all = [Owner::Here].into_iter();
         let all: Vec<_> = all
@@ -249,18 +249,38 @@ impl Foreman {
             heads: next.by_ref().take(shape.kv_head_count).collect(),
             slices: next.by_ref().take(shape.slice_count).collect(),
         });
-        let goal = Owners::new(layers.collect());
+        Owners::new(layers.collect())
+    }
+
+    fn deal(&mut self, engine: &mut Engine) {
+        let goal = self.dealt(engine);
         if engine.spread().is_some_and(|it| *it.owners() != goal) {
-            if let Ok(instance) = self.instance(engine) {
-                let counts = placement(&goal).counts(instance.devices());
-                forecast(step_seconds(
-                    &instance,
-                    &counts,
-                    instance.workload().dataflow,
-                ));
-            }
-            engine.aim(goal);
+            forecast(self.step_seconds_with(engine, &goal));
+            self.aim(engine, goal);
         }
+    }
+
+    /// Goes for a placement, as far as all find room on the way.
+    fn aim(&mut self, engine: &mut Engine, goal: Owners) {
+        let Some(spread) = engine.spread() else {
+            return;
+        };
+        let shape = engine.shard_shape();
+        let prefix = figures::prefix_bytes(shape, spread.shared_len());
+        let bytes = |job| {
+            let prefix = match job {
+                Job::Head(_) => prefix,
+                Job::Slice(_) => 0,
+            };
+            shape.weight_bytes(job) + shape.state_bytes(job) + prefix
+        };
+        let room = |id| self.hands.get(&id).map_or(0, |hand| hand.memory_bytes);
+        let leg = first_leg(spread.owners(), &goal, room, bytes);
+        if leg != goal {
+            tracing::info!("a worker is short of memory: it lets go before it takes");
+            self.urge(Urgency::Soon);
+        }
+        engine.aim(leg);
     }
 
     fn hear(&mut self, engine: &mut Engine) {
@@ -297,7 +317,7 @@ impl Foreman {
                     self.urge(Urgency::Soon);
                 }
             }
-            self.gauge();
+            self.tell(engine);
         }
     }
 
@@ -326,7 +346,7 @@ impl Foreman {
             if dismissed {
                 tracing::info!(worker = id.0, "a worker left");
                 self.hands.remove(&id);
-                self.gauge();
+                self.tell(engine);
             } else {
                 self.urge(match is_known {
                     true => Urgency::Soon,
@@ -334,10 +354,6 @@ impl Foreman {
                 });
             }
         }
-    }
-
-    fn gauge(&self) {
-        gauge!(names::EDGE_WORKERS).set(self.hands.len() as f64);
     }
 
     /// Takes in what the last steps took.
@@ -391,7 +407,7 @@ impl Foreman {
         }
     }
 
-    fn plan(&self, engine: &mut Engine) {
+    fn plan(&mut self, engine: &mut Engine) {
         let instance = self.instance(engine);
         let decision = instance.map(|it| decide(&it, exact::plan, &Policy::default()));
         match decision {
@@ -404,7 +420,7 @@ impl Foreman {
                     "another placement is better"
                 );
                 forecast(Some(change.step_seconds));
-                engine.aim(owners(&change.placement));
+                self.aim(engine, owners(&change.placement));
             }
             Ok(Err(error)) => tracing::warn!(%error, "no placement: it stays as it is"),
             Err(error) => tracing::warn!(%error, "nothing can be planned: it stays as it is"),
@@ -414,7 +430,7 @@ impl Foreman {
     /// What a plan depends on. Those that want to go are not in it.
     fn instance(&self, engine: &Engine) -> Result<Instance, edgeprompt_placement::InstanceError> {
         let leader = Device {
-            id: DeviceId(0),
+            id: figures::device(Owner::Here),
             flops_per_second: self.own.get(),
             memory_bytes: LEADER_MEMORY,
             link: Link {
@@ -424,19 +440,7 @@ impl Foreman {
             weights: WeightCopy::Whole,
         };
         let staying = self.hands.iter().filter(|it| it.1.is_of_use());
-        let devices = staying.map(|(id, hand)| Device {
-            id: DeviceId(id.0 + 1),
-            flops_per_second: hand.flops_per_second.get(),
-            memory_bytes: hand.memory_bytes,
-            link: Link {
-                bits_per_second: rate(&hand.standing),
-                one_way_seconds: hand.one_way_seconds.get(),
-            },
-            weights: match hand.has_model {
-                true => WeightCopy::Whole,
-                false => WeightCopy::OfItsJobs,
-            },
-        });
+        let devices = staying.map(|(id, hand)| hand.device(*id));
         let devices = [leader].into_iter().chain(devices).collect();
         let demand = engine.demand();
         let load = Load {
@@ -454,7 +458,9 @@ impl Foreman {
         };
         let spread = engine.spread();
         let previous = spread.map(|spread| placement(spread.owners()));
-        let workload = figures::workload(&self.model, &load, engine.shard_shape());
+        // Cloud prompts that nobody uses now are kept for the next one.
+        let kept_len = spread.map_or(0, |it| it.shared_len().saturating_sub(demand.cloud_len));
+        let workload = figures::workload(&self.model, &load, (engine.shard_shape(), kept_len));
         Instance::new(devices, workload, previous, remaining)
     }
 }
@@ -468,13 +474,6 @@ fn forecast(seconds: Option<f64>) {
 
 /// Slices of each feed-forward network: fine enough to balance a handful of devices.
 pub const SLICE_COUNT: usize = 8;
-
-fn rate(standing: &Standing) -> f64 {
-    let known = standing
-        .link()
-        .map(|link| link.rate.as_bits_per_second() as f64);
-    known.filter(|rate| *rate > 0.0).unwrap_or(RATE_UNKNOWN)
-}
 
 /// What an engine is to know of time that others compute with: the clock, and to rest so much after its
 /// own part.

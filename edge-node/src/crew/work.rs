@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use edgeprompt_engine::{Answer, Order, OrderError, Reply, Shard, ShardShape, among_threads};
+use edgeprompt_engine::{Answer, Order, OrderError, Reply, Shard, ShardShape, Task, among_threads};
 use edgeprompt_model::Model;
 use edgeprompt_protocol::{WorkerAnswer, WorkerHello, WorkerOrder, WorkerReply, WorkerStream};
 use edgeprompt_transport::{PeerError, PeerLink, PeerReceiver, PeerSender};
@@ -91,6 +91,13 @@ pub async fn work(
         return Err(WorkError::OutOfOrder);
     };
     let own_model = lent.own_model(leader).cloned();
+    if let (Some(model), None) = (&lent.model, &own_model) {
+        tracing::warn!(
+            leader = leader.short(),
+            own = model.digest.short(),
+            "--model is not the leader's model: its weights come over the link"
+        );
+    }
     let shape = wire::shape(*setup);
     let _closing = Closing(link);
     let (to_aside, aside) = mpsc::channel(ORDERS_MAX);
@@ -252,8 +259,13 @@ impl Bench {
 
     fn obey(&mut self, order: Order) -> Result<Option<Reply>, WorkError> {
         let turn = order.turn;
+        let changes_hands = matches!(order.task, Task::Switch { .. });
         let began = Instant::now();
         let answer = self.shard.obey(order.task)?;
+        if changes_hands {
+            let (heads, slices) = self.shard.job_counts();
+            tracing::info!(heads, slices, "this device computes for the leader");
+        }
         let Some(answer) = answer else {
             return Ok(None);
         };

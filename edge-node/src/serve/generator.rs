@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::crew::foreman::{self, Foreman, ForemanConfig};
 use crate::crew::gate::Newcomer;
+use crate::crew::roster::Roster;
 use crate::serve::tally::{Load, PromptTokens, Tally};
 use crate::serve::timelines::Recorder;
 
@@ -63,7 +64,7 @@ enum Command {
     /// A layer of a cloud prompt has come.
     Wake,
     /// Others may compute with this node from now on.
-    Lead(ForemanConfig, oneshot::Sender<ShardShape>),
+    Lead(ForemanConfig, Roster, oneshot::Sender<ShardShape>),
     /// Somebody lends a device.
     Admit(Box<Newcomer>),
 }
@@ -164,14 +165,18 @@ impl Generator {
         })
     }
 
-    /// Lets others compute with this node; the shape of what they compute.
+    /// Lets others compute with this node, who are in the roster then; the shape of what they compute.
     ///
     /// # Errors
     /// [`GenerateError::Stopped`].
-    pub(crate) async fn lead(&self, config: ForemanConfig) -> Result<ShardShape, GenerateError> {
+    pub(crate) async fn lead(
+        &self,
+        config: ForemanConfig,
+        roster: Roster,
+    ) -> Result<ShardShape, GenerateError> {
         let (reply, answer) = oneshot::channel();
         // An engine that has stopped does not answer.
-        let _ = self.commands.send(Command::Lead(config, reply));
+        let _ = self.commands.send(Command::Lead(config, roster, reply));
         answer.await.map_err(|_| GenerateError::Stopped)
     }
 
@@ -370,11 +375,10 @@ impl Worker {
             Command::Cancel(id) => self.forget(id),
             Command::Moving(id, moving) => self.move_one(id, moving),
             Command::Wake => {}
-            Command::Lead(config, reply) => {
+            Command::Lead(config, roster, reply) => {
                 let time = foreman::time(config.own_percent);
                 self.engine.open_to_workers(foreman::SLICE_COUNT, time);
-                let vocab_len = self.engine.vocab_len();
-                self.foreman = Some(Foreman::new(&self.engine, vocab_len, config));
+                self.foreman = Some(Foreman::new(&self.engine, config, roster));
                 // Whoever asked may be gone.
                 let _ = reply.send(self.engine.shard_shape().clone());
             }

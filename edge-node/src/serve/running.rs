@@ -212,6 +212,7 @@ fn load(args: &ServeArgs, runtime: &Runtime, url: String) -> Result<(Server, Way
         prompts,
         sessions: sessions?,
         uplink: uplink.clone(),
+        workers: admission.as_ref().map(|it| it.roster().clone()),
         timelines: Timelines::default(),
         prefetched: args.cloud_prompts.clone(),
         seam: args.seam(),

@@ -10,6 +10,7 @@ use edgeprompt_model::Model;
 use edgeprompt_protocol::PromptName;
 use edgeprompt_telemetry::exporter::MetricsHandle;
 
+use crate::crew::roster::Roster;
 use crate::serve::access::{Callers, RequestIds};
 use crate::serve::api_error::ApiError;
 use crate::serve::filling::Filling;
@@ -64,6 +65,8 @@ pub(crate) struct Server {
     pub(crate) prompts: CloudPrompts,
     /// The way to the cloud, if one is used.
     pub(crate) uplink: Option<Uplink>,
+    /// Who lends this node a device, if anybody may.
+    pub(crate) workers: Option<Roster>,
     pub(crate) timelines: Timelines,
     /// Fetched at the start; the first is the default.
     pub(crate) prefetched: Vec<PromptName>,

@@ -86,13 +86,13 @@ pub(crate) enum Targets {
 
 impl Targets {
     async fn resolve(&self, target: &str) -> Result<SocketAddr, MoveError> {
-        let unreachable = |message| Err(MoveError::Unreachable(message));
+        let no_target = |message| Err(MoveError::NotATarget(message));
         match self {
             Self::Named(named) => match named.iter().find(|(name, _)| name == target) {
                 Some((_, addr)) => Ok(*addr),
                 None => {
                     let known: Vec<_> = named.iter().map(|(name, _)| name.as_str()).collect();
-                    unreachable(format!(
+                    no_target(format!(
                         "this edge moves no sessions there: --handover-target names {}",
                         known.join(", ")
                     ))
@@ -102,9 +102,7 @@ impl Targets {
                 let found = tokio::net::lookup_host(target).await;
                 match found.ok().and_then(|mut addrs| addrs.next()) {
                     Some(addr) => Ok(addr),
-                    None => {
-                        unreachable("the target is not an address like 10.0.0.7:4435".to_owned())
-                    }
+                    None => no_target("the target is not an address like 10.0.0.7:4435".to_owned()),
                 }
             }
         }
@@ -351,9 +349,6 @@ impl Sessions {
             ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(
                 "the target takes no more links now: try again in a moment".to_owned(),
             ),
-            ConnectError::Version => MoveError::Unreachable(format!(
-                "who answers at {addr} takes no sessions of this version: check that it is the other edge's --handover-listen, and update both edges to the same release"
-            )),
             error => MoveError::Unreachable(error.to_string()),
         })?;
         Ok((addr, link))

@@ -12,6 +12,7 @@ use edgeprompt_transport::BitRate;
 use serde_json::{Value, json};
 
 use crate::audit::findings::in_words;
+use crate::crew::roster::{JobCounts, Seen};
 use crate::serve::access::Caller;
 use crate::serve::api_error::ApiError;
 use crate::serve::server::{App, Server};
@@ -45,8 +46,32 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Value>, A
             "bytes": server.capacity.bytes_of(load.blocks_all),
         },
         "cloud_kv": { "used_bytes": cloud_bytes, "bytes_max": cloud_bytes_max },
+        "placement": server.workers.as_ref().map(|roster| placement(&roster.seen())),
         "cloud": server.uplink.as_ref().map(|uplink| cloud(server, uplink)),
     })))
+}
+
+fn placement(seen: &Seen) -> Value {
+    let jobs = |jobs: JobCounts| json!({ "heads": jobs.heads, "slices": jobs.slices });
+    let workers = seen.workers.iter().map(|worker| {
+        json!({
+            "name": worker.name,
+            "addr": worker.addr.to_string(),
+            "state": worker.state.name(),
+            "jobs": jobs(worker.jobs),
+            "memory_bytes": worker.memory_bytes,
+            "has_model": worker.has_model,
+            "flops_per_second": worker.flops_per_second,
+            "rate_bits_per_second": worker.bits_per_second,
+            "one_way_ms": worker.one_way_seconds * 1e3,
+        })
+    });
+    json!({
+        "own_jobs": jobs(seen.own),
+        "workers": workers.collect::<Vec<_>>(),
+        "is_migrating": seen.is_migrating,
+        "step_predicted_ms": seen.step_seconds.map(|it| it * 1e3),
+    })
 }
 
 fn cloud(server: &Server, uplink: &Uplink) -> Value {

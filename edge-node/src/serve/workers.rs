@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::crew::foreman::{ForemanConfig, PlacementPolicy};
 use crate::crew::gate::Gate;
+use crate::crew::roster::Roster;
 use crate::crew::{own_speed, wire};
 use crate::serve::generator::Generator;
 
@@ -81,9 +82,15 @@ pub(crate) struct WorkersArgs {
 pub(crate) struct Admission {
     stop: oneshot::Sender<()>,
     gate: JoinHandle<()>,
+    roster: Roster,
 }
 
 impl Admission {
+    /// Who is there.
+    pub(crate) const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// Tells the workers that they are needed no more.
     pub(crate) async fn end(self) {
         // Dropping it is the word.
@@ -105,7 +112,7 @@ impl WorkersArgs {
         identity: impl FnOnce() -> Result<EdgeIdentity, Failure>,
     ) -> Result<Option<Admission>, Failure> {
         let Some(addr) = self.worker_listen else {
-            return Ok(None);
+            return self.nobody();
         };
         let named = self.named()?;
         let identity = identity()?;
@@ -118,7 +125,8 @@ impl WorkersArgs {
             policy: self.placement,
             patience,
         };
-        let shape = runtime.block_on(generator.lead(config));
+        let roster = Roster::default();
+        let shape = runtime.block_on(generator.lead(config, roster.clone()));
         let shape = shape.map_err(Failure::of(Exit::Usage))?;
         let _in_runtime = runtime.enter();
         let terms = (wire::setup(&shape, model.digest), patience);
@@ -134,7 +142,18 @@ impl WorkersArgs {
             // Dropping the other end is as good a word.
             let _ = stopped.await;
         }));
-        Ok(Some(Admission { stop, gate }))
+        Ok(Some(Admission { stop, gate, roster }))
+    }
+
+    /// Nobody is let in. Whoever names workers all the same means something else.
+    fn nobody(&self) -> Result<Option<Admission>, Failure> {
+        if self.workers.is_empty() && !self.workers_any {
+            return Ok(None);
+        }
+        let error = anyhow!(
+            "--worker and --workers-any say who may lend a device, and nobody can without --worker-listen ADDR, such as 0.0.0.0:4436"
+        );
+        Err(Failure::of(Exit::Usage)(error))
     }
 
     /// Who is let in.
@@ -148,6 +167,8 @@ impl WorkersArgs {
             );
             return Err(Failure::of(Exit::Usage)(error));
         }
-        Ok(Named::These(self.workers.iter().cloned().collect()))
+        let named = Named::these(&self.workers);
+        let named = named.context("--worker");
+        named.map_err(Failure::of(Exit::Usage))
     }
 }

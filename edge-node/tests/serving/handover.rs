@@ -127,15 +127,38 @@ fn a_move_that_cannot_be_leaves_the_session_where_it_is() {
     let (reading, session, first) = begin(&edges[0], &body(json!({})));
     let path = format!("/v1/sessions/{session}/handover");
     let nothing = edges[0].post(&path, &json!({ "target": "nowhere" }));
-    assert_eq!(nothing.status, 502, "{}", nothing.body);
-    assert_eq!(nothing.json()["error"]["code"], "handover_failed");
+    assert_eq!(nothing.status, 400, "{}", nothing.body);
+    assert_eq!(nothing.json()["error"]["code"], "target_unknown");
     // A cloud is no edge, and speaks nothing of sessions.
     let refused = edges[0].post(&path, &json!({ "target": cluster.addr }));
     assert_eq!(refused.status, 502, "{}", refused.body);
+    assert_eq!(refused.json()["error"]["code"], "handover_failed");
     let unknown = format!("/v1/sessions/{}/handover", "0".repeat(32));
     let unknown = edges[0].post(&unknown, &json!({ "target": cluster.addr }));
     assert_eq!(unknown.json()["error"]["code"], "session_not_found");
     assert_eq!(text(&(first + &reading.whole().body)), expected);
+}
+
+#[test]
+fn the_command_says_why_a_session_stays() {
+    let cluster = cluster();
+    let edges = edges(&cluster, 1, &[]);
+    let url = format!("http://{}", edges[0].addr);
+    let refused = || {
+        let (reading, session, _) = begin(&edges[0], &body(json!({})));
+        let mut command = Command::new(edge_node());
+        command.args(["handover", "--url", &url, "--session", &session]);
+        // A cloud, which speaks nothing of sessions.
+        let said = run(command.args(["--target", &cluster.addr]));
+        reading.whole();
+        // The answer may have been complete before.
+        (!stderr(&said).contains("session_")).then_some(said)
+    };
+    let said = (0..LOOKS_MAX).find_map(|_| refused()).unwrap();
+    assert_eq!(said.status.code(), Some(3), "{}", stderr(&said));
+    for reason in ["`edge-node serve --handover-listen`", "stays where it is"] {
+        assert!(stderr(&said).contains(reason), "{}", stderr(&said));
+    }
 }
 
 #[test]

@@ -171,6 +171,22 @@ fn heads_on_other_devices_change_no_token_whatever_happens_to_them() {
     assert_eq!(asked_together(&edge, || {}), expected, "while one joins");
     wait_until_spread_over(&edge, 2);
     assert_eq!(asked_together(&edge, || {}), expected, "on three devices");
+    let placement = placement(&edge);
+    let of = |which: &str| placement[which].as_array().unwrap().clone();
+    let (first_seen, second_seen) = (&of("workers")[0], &of("workers")[1]);
+    assert_eq!(first_seen["name"], name(&cluster, "worker-0"));
+    assert_eq!(first_seen["has_model"], false);
+    assert_eq!(second_seen["has_model"], true);
+    for jobs in [
+        &placement["own_jobs"],
+        &first_seen["jobs"],
+        &second_seen["jobs"],
+    ] {
+        assert!(jobs["heads"].as_u64() > Some(0), "{placement}");
+        assert!(jobs["slices"].as_u64() > Some(0), "{placement}");
+    }
+    assert_eq!(second_seen["state"], "working");
+    assert!(placement["step_predicted_ms"].as_f64() > Some(0.0));
 
     assert_eq!(
         asked_together(&edge, || first.kill()),
@@ -249,6 +265,30 @@ fn wait_until_spread_over(edge: &Edge, workers: u32) {
     });
 }
 
+/// What the leader says of its workers.
+fn placement(edge: &Edge) -> serde_json::Value {
+    edge.get("/v1/status").json()["placement"].clone()
+}
+
+#[test]
+fn a_leader_that_is_fastest_alone_says_so() {
+    let cluster = cluster();
+    cluster.invite("worker-0");
+    let name = name(&cluster, "worker-0");
+    let args = ["--local", "--worker-listen", "127.0.0.1:0", "--worker"];
+    let edge = Edge::start(&cluster, "leader", &[&args[..], &[&name]].concat());
+    edge.wait_until_ready();
+    let _worker = Worker::start(&cluster, "worker-0", (&edge, &[]));
+    // A token of the small model takes less than a message to another process.
+    edge.wait_until("a word about it", || {
+        edge.log().contains("workers have nothing to do")
+    });
+    let placement = placement(&edge);
+    assert_eq!(placement["workers"][0]["state"], "idle", "{placement}");
+    assert_eq!(placement["workers"][0]["jobs"]["heads"], 0, "{placement}");
+    assert_eq!(edge.metric("edge_placement_migrations_total"), 0.0);
+}
+
 #[test]
 fn a_worker_says_why_nobody_takes_its_device() {
     let cluster = cluster();
@@ -303,5 +343,26 @@ fn a_leader_that_names_nobody_is_told_how() {
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
     for way in ["--worker NAME", "--workers-any"] {
         assert!(stderr(&refused).contains(way), "{}", stderr(&refused));
+    }
+    let bogus: [&[&str]; 2] = [
+        &[
+            "--worker-listen",
+            "127.0.0.1:0",
+            "--worker",
+            "the-other-one",
+        ],
+        &["--worker", &name(&cluster, "edge")],
+    ];
+    for (args, said) in bogus
+        .into_iter()
+        .zip(["the-other-one", "--worker-listen ADDR"])
+    {
+        let mut command = Command::new(edge_node());
+        command.args(["serve", "--local", "--port", "0", "--model"]);
+        command.arg(demo_model()).arg("--identity");
+        command.arg(cluster.dir.path().join("edge"));
+        let refused = run(command.args(args));
+        assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
     }
 }

@@ -300,6 +300,14 @@ impl Shard {
         }
     }
 
+    /// Heads and slices that are here, of all layers together.
+    pub fn job_counts(&self) -> (usize, usize) {
+        let layers = self.layers.iter();
+        layers.fold((0, 0), |(heads, slices), layer| {
+            (heads + layer.heads.len(), slices + layer.slices.len())
+        })
+    }
+
     /// A cloud prompt's keys and values for the heads here, in their order.
     fn prefix(&mut self, key: PrefixKey, layer: LayerIndex) -> Result<KvView, OrderError> {
         let wanted = &self.layers[layer.as_usize()].heads;

@@ -186,9 +186,20 @@ pub(crate) fn edge_name_of(leaf: &CertificateDer<'_>) -> Result<String, ChainErr
     Ok(name)
 }
 
+/// Hexadecimal digits of a key's hash in an edge's name.
+const HASH_LEN: usize = 16;
+
 fn edge_name(public_key_info: &[u8]) -> String {
     let hash = blake3::hash(public_key_info).to_hex();
-    format!("{}.{EDGE_DOMAIN}", &hash[..16])
+    format!("{}.{EDGE_DOMAIN}", &hash[..HASH_LEN])
+}
+
+/// Whether an edge may be called so.
+pub(crate) fn is_edge_name(name: &str) -> bool {
+    let hash = name.strip_suffix(EDGE_DOMAIN);
+    let hash = hash.and_then(|rest| rest.strip_suffix('.'));
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    hash.is_some_and(|hash| hash.len() == HASH_LEN && hash.bytes().all(is_digit))
 }
 
 fn leaf_params(name: &str) -> Result<CertificateParams, rcgen::Error> {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::certificates::{ChainError, EdgePeer, NodeCredentials};
+use crate::certificates::{ChainError, EDGE_DOMAIN, EdgePeer, NodeCredentials, is_edge_name};
 use crate::close::{CloseReason, HandshakeFailure, LinkLost};
 use crate::cloud_identity::CloudIdentity;
 use crate::config::LinkConfig;
@@ -62,7 +62,9 @@ pub enum AcceptError {
     #[error(transparent)]
     Enrolment(#[from] EnrolmentError),
     /// The edge is of the trust domain, and nobody said that it may lend its device.
-    #[error("nobody named this worker: if it is to see this node's texts, give --worker {name}")]
+    #[error(
+        "nobody named this worker: if it is to see this node's texts, start again with --worker {name}"
+    )]
     NotNamed {
         /// What it is called.
         name: String,
@@ -288,6 +290,26 @@ pub enum Named {
     /// Those with these names: [`EdgeIdentity::name`].
     These(BTreeSet<String>),
 }
+
+impl Named {
+    /// Those with these names, if edges may be called so.
+    ///
+    /// # Errors
+    /// [`NotAName`] for the first that none is called.
+    pub fn these(names: &[String]) -> Result<Self, NotAName> {
+        match names.iter().find(|name| !is_edge_name(name)) {
+            Some(name) => Err(NotAName(name.clone())),
+            None => Ok(Self::These(names.iter().cloned().collect())),
+        }
+    }
+}
+
+/// No edge is called so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no edge is called {0}: names look like 0123456789abcdef.{EDGE_DOMAIN}, and `edge-node join` prints them"
+)]
+pub struct NotAName(String);
 
 /// Who of a trust domain is let in.
 #[derive(Clone)]

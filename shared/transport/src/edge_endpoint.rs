@@ -120,14 +120,21 @@ pub enum ConnectError {
         addr: SocketAddr,
     },
     /// The edge that this one lends its device to takes others.
-    #[error("the leader does not want this device: give it --worker {name}")]
+    #[error("the leader does not take this device: start it again with --worker {name}")]
     NotNamed {
         /// What this edge is called.
         name: String,
     },
-    /// The nodes are of different versions.
-    #[error("who answers speaks another protocol version: update both nodes to the same release")]
-    Version,
+    /// Somebody else listens there, or the nodes are of different versions.
+    #[error(
+        "who answers at {addr} is not {} of this release: check the address, and update both nodes to the same release", callee.listener()
+    )]
+    Version {
+        /// The address dialled.
+        addr: SocketAddr,
+        /// Who should answer there.
+        callee: Callee,
+    },
     /// Who answers takes no more links.
     #[error("the node takes no more links: try again later")]
     Full,
@@ -145,7 +152,7 @@ impl ConnectError {
     fn of(error: &ConnectionError, (addr, callee): (SocketAddr, Callee)) -> Self {
         let detail = error.to_string();
         match HandshakeFailure::of(error) {
-            Some(HandshakeFailure::Version) => return Self::Version,
+            Some(HandshakeFailure::Version) => return Self::Version { addr, callee },
             Some(HandshakeFailure::PeerRefused) => return Self::CloudNotTrusted { addr, detail },
             Some(HandshakeFailure::RefusedByPeer) => return Self::EdgeNotTrusted { detail },
             Some(HandshakeFailure::Full) => return Self::Full,

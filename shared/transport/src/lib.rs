@@ -43,7 +43,7 @@ mod tls_connector;
 mod token;
 
 pub use close::{CloseReason, LinkLost};
-pub use cloud_endpoint::{AcceptError, CloudEndpoint, Named, Refusals};
+pub use cloud_endpoint::{AcceptError, CloudEndpoint, Named, NotAName, Refusals};
 pub use cloud_identity::CloudIdentity;
 pub use cloud_link::{CloudLink, FETCHES_MAX, FetchError, ManifestMismatch};
 pub use config::{BitRate, CongestionControl, LinkConfig, LinkEstimate, LinkProfile, Timeouts};

@@ -40,8 +40,11 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longest error code.
 const CODE_BYTES_MAX: usize = 64;
 
-/// A server did not give what was asked for. What it says in its own words is not repeated, for it may
-/// repeat what was asked.
+/// Most characters of what a server says with it.
+const MESSAGE_LEN_MAX: usize = 512;
+
+/// A server did not give what was asked for. What it says in its own words is not in the text of
+/// these, for it may repeat what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// Nobody is there.
@@ -75,6 +78,9 @@ pub enum HttpError {
         status: u16,
         /// The error's code; empty for none.
         code: String,
+        /// What it says beside, without control characters; empty for nothing. Not in this error's text,
+        /// for it is the server's.
+        message: String,
     },
     /// The answer is none of an edge node, or longer than any of them.
     #[error("{url} does not answer as an edge node does")]
@@ -215,10 +221,13 @@ impl Reply {
         let (url, status) = (self.url.clone(), self.status.as_u16());
         let said = self.json().await.unwrap_or_default();
         let code = said["error"]["code"].as_str().filter(|code| is_code(code));
+        let message = said["error"]["message"].as_str().unwrap_or_default();
+        let message = message.chars().filter(|it| !it.is_control());
         Err(HttpError::Refused {
             url,
             status,
             code: code.unwrap_or_default().to_owned(),
+            message: message.take(MESSAGE_LEN_MAX).collect(),
         })
     }
 

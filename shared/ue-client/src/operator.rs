@@ -115,6 +115,7 @@ impl Edge {
                 url: self.url.clone(),
                 status: 404,
                 code: "session_not_found".to_owned(),
+                message: String::new(),
             });
         }
         let path = format!("/v1/sessions/{id}/handover");

@@ -70,6 +70,7 @@ fn loaded_server() -> Server {
         generator,
         prompts: CloudPrompts::new(Sources::default(), filler, 1 << 20),
         uplink: None,
+        workers: None,
         timelines: Timelines::default(),
         prefetched: Vec::new(),
         sessions: None,

@@ -61,6 +61,15 @@ pub(crate) enum MoveError {
     /// It has ended.
     #[error("the session has ended")]
     Ended,
+    /// It ended while it was being moved.
+    #[error("the answer was complete before the target had the session, {} ms after the move began", after.as_millis())]
+    Finished {
+        /// How long the move had taken until then.
+        after: Duration,
+    },
+    /// Sessions do not move there.
+    #[error("{0}")]
+    NotATarget(String),
     /// Nobody answers there.
     #[error("{0}")]
     Unreachable(String),

@@ -155,10 +155,12 @@ fn moved(key: SessionKey, report: &MoveReport) -> Value {
 
 fn not_moved(error: MoveError) -> ApiError {
     let status = match error {
-        MoveError::Ended | MoveError::Busy | MoveError::NotBegun | MoveError::Claimed => {
-            StatusCode::CONFLICT
-        }
-        MoveError::Itself => StatusCode::BAD_REQUEST,
+        MoveError::Ended
+        | MoveError::Finished { .. }
+        | MoveError::Busy
+        | MoveError::NotBegun
+        | MoveError::Claimed => StatusCode::CONFLICT,
+        MoveError::Itself | MoveError::NotATarget(_) => StatusCode::BAD_REQUEST,
         MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => {
             StatusCode::BAD_GATEWAY
         }
@@ -168,9 +170,10 @@ fn not_moved(error: MoveError) -> ApiError {
 
 const fn code(error: &MoveError) -> &'static str {
     match error {
-        MoveError::Ended => "session_ended",
+        MoveError::Ended | MoveError::Finished { .. } => "session_ended",
         MoveError::Busy | MoveError::NotBegun | MoveError::Claimed => "session_busy",
         MoveError::Itself => "target_is_source",
+        MoveError::NotATarget(_) => "target_unknown",
         MoveError::Unreachable(_) | MoveError::Refused(_) | MoveError::Silent => "handover_failed",
     }
 }

@@ -14,6 +14,8 @@ pub struct Demand {
     pub sequence_count: usize,
     /// Tokens of both prompts and of answers so far.
     pub context_len: usize,
+    /// Those of them that are of cloud prompts.
+    pub cloud_len: usize,
     /// Tokens that may still be generated.
     pub remaining_len: usize,
 }
@@ -69,17 +71,20 @@ impl Engine {
     /// What is being generated now.
     pub fn demand(&self) -> Demand {
         let running = self.sequences.values();
-        let len = |state: &super::State| {
-            let cloud = state.segment.as_ref().map_or(0, |it| it.range().len());
-            cloud + state.tokens.len()
+        let cloud = |state: &super::State| {
+            let segment = state.segment.as_ref();
+            segment.map_or(0, |it| it.range().len())
         };
+        let private = |state: &super::State| state.tokens.len();
         let left = |state: &super::State| {
             let generated = state.tokens.len() - state.prompt_len;
             state.max_tokens.saturating_sub(generated)
         };
+        let cloud_len = running.clone().map(cloud).sum();
         Demand {
             sequence_count: running.len(),
-            context_len: running.clone().map(len).sum(),
+            context_len: cloud_len + running.clone().map(private).sum::<usize>(),
+            cloud_len,
             remaining_len: running.map(left).sum(),
         }
     }

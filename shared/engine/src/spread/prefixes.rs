@@ -96,6 +96,12 @@ impl Spread {
         is_there
     }
 
+    /// Tokens of all cloud prompts that devices hold parts of.
+    pub fn shared_len(&self) -> usize {
+        let segments = self.shared.iter().map(|it| &it.segment);
+        segments.map(|it| it.token_count() as usize).sum()
+    }
+
     /// What a segment is called, from now on at least.
     pub(super) fn share(&mut self, segment: &CloudSegment) -> SharedPrefix {
         let mut known = self.shared.iter();

@@ -33,8 +33,11 @@ async fn an_edge_of_another_version_is_told_so_and_gets_no_link() {
     let dialling =
         PeerEndpoint::start(any_port(), (&edge, BEFORE, Callee::Edge), settings).unwrap();
     let told = dialling.connect(addr).await.unwrap_err();
-    assert_eq!(told, ConnectError::Version);
-    assert!(told.to_string().contains("same release"), "{told}");
+    let callee = Callee::Edge;
+    assert_eq!(told, ConnectError::Version { addr, callee });
+    for said in ["--handover-listen", "same release"] {
+        assert!(told.to_string().contains(said), "{told}");
+    }
     let last = loop {
         if let Some(last) = listening.refusals().last {
             break last;
@@ -58,5 +61,6 @@ async fn an_edge_that_dials_another_version_is_told_so() {
     let addr = listening.local_addr().unwrap();
     let dialling = PeerEndpoint::bind(any_port(), &domain.join(), config()).unwrap();
     let told = dialling.connect(addr).await.unwrap_err();
-    assert_eq!(told, ConnectError::Version);
+    let callee = Callee::Edge;
+    assert_eq!(told, ConnectError::Version { addr, callee });
 }

@@ -230,7 +230,9 @@ impl Keeper {
                         .unwrap_or_else(|| "the target refuses".to_owned()),
                 ),
                 GivenUp::Silent => MoveError::Silent,
-                GivenUp::Finished => MoveError::Ended,
+                GivenUp::Finished => MoveError::Finished {
+                    after: departure.began_at.elapsed(),
+                },
                 GivenUp::Claimed => MoveError::Claimed,
             };
             metrics::counter!(names::EDGE_HANDOVER_TOTAL, names::KIND => departure.plan.strategy.name(), names::RESULT => "given_up").increment(1);
