@@ -42,7 +42,7 @@ const TICKET: &str = "x-edgeprompt-ticket";
 const SEED: &str = "x-edgeprompt-seed";
 const CLOUD_PROMPT: &str = "x-edgeprompt-cloud-prompt";
 const CLOUD_PROMPT_ID: &str = "x-edgeprompt-cloud-prompt-id";
-const CUT_INSIDE_TOKEN: &str = "the cloud prompt was not used: no token ends where it meets the private prompt; end the cloud prompt, or begin the private one, with a space or a new line";
+const CUT_INSIDE_TOKEN: &str = "the cloud prompt was not used: no token ends where it meets the private prompt; end the cloud prompt with a line break, and begin the private one with neither a space nor another line break";
 
 /// Answers a request.
 ///

@@ -48,7 +48,7 @@ pub enum TokenizerError {
 pub enum SplitError {
     /// Tokenising the whole prompt merges characters across the cut.
     #[error(
-        "the cut between cloud prompt and private prompt is not at a token boundary (the whole prompt tokenises differently from cloud token {first_difference} of {cloud_len} on); end the cloud prompt, or begin the private one, with a space or a new line"
+        "the cut between cloud prompt and private prompt is not at a token boundary (the whole prompt tokenises differently from cloud token {first_difference} of {cloud_len} on); end the cloud prompt with a line break, and begin the private one with neither a space nor another line break"
     )]
     InsideToken {
         /// The first cloud token that whole-prompt tokenisation disagrees with.

@@ -53,6 +53,12 @@ impl Mover {
         self.tell(Moving::Hasten);
     }
 
+    /// Nothing will be put in any more: all of its tokens that are known may be computed.
+    pub(crate) fn compute_all(&self) {
+        let (reply, _) = oneshot::channel();
+        self.tell(Moving::Hold(usize::MAX, reply));
+    }
+
     /// Lets it go on.
     pub(crate) fn release(&self) {
         self.tell(Moving::Release);

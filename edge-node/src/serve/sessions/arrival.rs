@@ -107,11 +107,15 @@ impl Arrival {
         }
     }
 
+    /// Whether all has come that will, and has been put in.
+    pub(super) fn has_all(&self) -> bool {
+        matches!(self.kv, KvComing::Ended) && self.waiting.is_empty()
+    }
+
     /// Whether there is nothing to wait for, or that takes too long.
     pub(super) fn may_go(&self) -> bool {
         let is_late = self.due().is_some_and(|due| due <= Instant::now());
-        let is_whole = matches!(self.kv, KvComing::Ended) && self.waiting.is_empty();
-        is_whole || is_late
+        self.has_all() || is_late
     }
 
     /// Until when it is waited for that more come, once the right is here.

@@ -362,6 +362,8 @@ impl KvStream {
                 Some(chunk) => next = self.send(&mut sender, chunk).await?,
                 // More will not be computed.
                 None if end.is_some() => break,
+                // Heads went to other devices meanwhile: the target computes what is missing.
+                None if !self.is_whole().await => break,
                 None => {
                     if bound.changed().await.is_err() {
                         break;
@@ -370,6 +372,12 @@ impl KvStream {
             }
         }
         sender.finish().await
+    }
+
+    /// Whether keys and values are here, as far as they are computed.
+    async fn is_whole(&self) -> bool {
+        let progress = self.mover.progress().await;
+        progress.is_some_and(|it| it.is_whole)
     }
 
     fn chunk_len(&self) -> usize {

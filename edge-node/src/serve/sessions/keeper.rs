@@ -334,7 +334,10 @@ impl Keeper {
                 self.put_in();
             }
             Command::KvBegun(_, heard) => self.kv(KvComing::Begun(heard)),
-            Command::KvEnded(_) => self.kv(KvComing::Ended),
+            Command::KvEnded(_) => {
+                self.kv(KvComing::Ended);
+                self.compute_the_rest();
+            }
             Command::KvSent(_) => {
                 if let Some(departure) = &mut self.departure {
                     departure.kv = None;

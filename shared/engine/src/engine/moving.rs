@@ -29,8 +29,10 @@ pub struct KvChunk {
 pub struct Progressed {
     /// Private tokens known: the prompt and the answer.
     pub token_count: usize,
-    /// Those whose keys and values are here, from the first on.
+    /// Those whose keys and values are known, from the first on.
     pub computed_count: usize,
+    /// Whether those are all here, and can be taken out.
+    pub is_whole: bool,
 }
 
 /// Why a session is not given what its prompts begin with. They are computed then.
@@ -134,6 +136,7 @@ impl Engine {
         self.sequences.get(&id).map(|state| Progressed {
             token_count: state.tokens.len(),
             computed_count: self.scheduler.computed_len(id),
+            is_whole: self.is_whole(),
         })
     }
 

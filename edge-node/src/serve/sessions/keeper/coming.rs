@@ -76,6 +76,14 @@ impl Keeper {
         }
     }
 
+    /// Computes what did not come, once nothing more will.
+    pub(super) fn compute_the_rest(&self) {
+        let is_held = self.arrival.as_ref().is_some_and(Arrival::has_all);
+        if let (true, Some(local)) = (is_held, &self.local) {
+            local.mover().compute_all();
+        }
+    }
+
     /// Generates, once the right is here and nothing is to be waited for.
     pub(super) async fn go_if_arrived(&mut self) {
         let is_owner = self.seat.owned().is_some();
