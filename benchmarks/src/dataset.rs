@@ -16,7 +16,7 @@ use anyhow::Result;
 pub(crate) use csv_trace::{TraceRow, read as read_trace};
 pub(crate) use lengths::{Lens, RandomLens, ShareGptLens, drawn};
 pub(crate) use malformed::Malformed;
-pub(crate) use sharegpt::{Order, Oversampling, Rules, ShareGpt};
+pub(crate) use sharegpt::{Order, Oversampling, Rules, ShareGpt, Tally};
 pub(crate) use text::TextGenerator;
 
 /// Counts the tokens of a text as the measured model does, with the special tokens it begins with.

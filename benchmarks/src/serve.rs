@@ -5,7 +5,7 @@ mod answer;
 mod ask;
 mod connector;
 mod console;
-mod data;
+pub(crate) mod data;
 mod goodput;
 mod http;
 mod measured;

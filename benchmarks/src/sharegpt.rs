@@ -5,6 +5,7 @@
 //! Without `--request-rates` a group comes at once and the next when it is answered (Fig. 3); with
 //! them, requests come as they please (Figs. 4 and 5).
 
+mod claims;
 mod contest;
 pub(crate) mod edge;
 mod lens;
@@ -30,7 +31,7 @@ use crate::provenance::Provenance;
 
 /// Measures, prints tables and writes the files.
 pub(crate) fn run(args: &ShareGptArgs) -> Result<()> {
-    let plan = Plan::of(args)?;
+    let mut plan = Plan::of(args)?;
     let provenance = Provenance::gather()?;
     let dir = args.result_dir.open()?;
     let conversations = args.dataset_path.as_deref().map(ShareGpt::open);
@@ -47,9 +48,13 @@ pub(crate) fn run(args: &ShareGptArgs) -> Result<()> {
             }
         }
         false => {
-            for rate in &plan.request_rates {
+            let mut rates = plan.request_rates.clone().into_iter();
+            let mut last = 0.0;
+            while let Some(rate) = rates.next().or_else(|| plan.next_rate(last, &series)) {
                 eprintln!("{rate} requests a second");
-                series.extend(at_rate(&mut nodes, &plan, &lens, *rate)?);
+                series.extend(at_rate(&mut nodes, &plan, &lens, rate)?);
+                plan.measured_at(rate);
+                last = rate;
             }
         }
     }
@@ -81,20 +86,28 @@ fn groups(nodes: &mut Nodes, plan: &Plan, lens: &Lens, cloud_len: usize) -> Resu
     Ok(series)
 }
 
-/// All requests at one rate in each mode, from a cold start. The cloud prompt is computed when the first
-/// request is there, in whichever way.
+/// All requests at one rate, in each mode and the modes in turn, from a cold start: each round is on a cloud
+/// prompt of its own, which is computed when the first request is there, in whichever way.
 fn at_rate(nodes: &mut Nodes, plan: &Plan, lens: &Lens, rate: f64) -> Result<Vec<Series>> {
-    let mut all = Vec::new();
-    for mode in &plan.modes {
-        let opened = nodes.open_mode(plan, lens, (*mode, plan.cloud_lens[0]))?;
-        let requests = plan.arriving(lens, rate);
-        let answered = nodes.answer(*mode, requests)?;
-        eprintln!("  {mode} in {:.1} s", answered.seconds);
-        all.push(Series {
-            request_rate: Some(rate),
-            groups: vec![GroupOutcome::of(answered)],
-            ..opened
-        });
+    let mut all: Vec<Series> = Vec::new();
+    for round in 0..plan.rounds {
+        let opened = nodes.open(plan, lens, plan.cloud_lens[0])?;
+        if all.is_empty() {
+            all = opened;
+        }
+        for turn in 0..all.len() {
+            let series = &mut all[(turn + round) % plan.modes.len()];
+            series.request_rate = Some(rate);
+            let answered = nodes.answer(series.mode, plan.arriving(lens, rate))?;
+            eprintln!(
+                "  round {} of {}: {} in {:.1} s",
+                round + 1,
+                plan.rounds,
+                series.mode,
+                answered.seconds
+            );
+            series.groups.push(GroupOutcome::of(answered));
+        }
         nodes.close()?;
     }
     Ok(all)

@@ -88,6 +88,14 @@ fn every_mode_gives_the_same_answers_and_the_wire_carries_what_it_should() {
         }
         assert_eq!(row["fill_s"].as_f64().unwrap() > 0.0, mode == "relay");
     }
+    // Beside each of four others at two lengths, and what remains at the longer one.
+    let claims = found["claims"].as_array().unwrap();
+    assert_eq!(claims.len(), 2 * 4 + 1);
+    let table = std::fs::read_to_string(dir.path().join("sharegpt.md")).unwrap();
+    for claim in claims {
+        assert!(claim["ratio"]["median"].as_f64().unwrap() > 0.0);
+        assert!(table.contains(claim["what"].as_str().unwrap()), "{table}");
+    }
     let figure = std::fs::read_to_string(dir.path().join("sharegpt-fig3.svg")).unwrap();
     for mode in MODES {
         assert!(figure.contains(&format!(">{mode}<")), "{mode}");
@@ -107,26 +115,36 @@ fn requests_that_come_as_they_please_are_all_answered() {
         "--request-rates",
         "50,200",
         "--modes",
-        "relay,edgeprompt",
+        "paged,relay,edgeprompt",
+        "--rounds",
+        "2",
         "--sharegpt-output-len",
         "6",
     ];
     let name = "sharegpt-interactive.json";
     let found = result(&sharegpt(dir.path(), &arguments), dir.path(), name);
     let rows = found["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 4);
+    assert_eq!(rows.len(), 2 * 3);
     for row in rows {
-        assert_eq!(row["groups"][0]["output_tokens"], 5 * 6);
-        let (first, all) = (&row["groups"][0]["ttft_s"], &row["groups"][0]["e2e_s"]);
-        for (first, all) in first
-            .as_array()
-            .unwrap()
-            .iter()
-            .zip(all.as_array().unwrap())
-        {
-            assert!(first.as_f64() <= all.as_f64());
+        // Both rounds, on cloud prompts of their own that all modes share.
+        assert_eq!(row["same_answers_as_paged"], "10/10");
+        let digests = [0, 1].map(|round| &row["groups"][round]["digests"]);
+        assert_ne!(digests[0], digests[1]);
+        for round in row["groups"].as_array().unwrap() {
+            assert_eq!(round["output_tokens"], 5 * 6);
+            let (first, all) = (&round["ttft_s"], &round["e2e_s"]);
+            for (first, all) in first
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(all.as_array().unwrap())
+            {
+                assert!(first.as_f64() <= all.as_f64());
+            }
         }
     }
+    // Two times at two rates.
+    assert_eq!(found["claims"].as_array().unwrap().len(), 4);
     for figure in [
         "sharegpt-fig4.svg",
         "sharegpt-fig5.svg",
@@ -134,6 +152,43 @@ fn requests_that_come_as_they_please_are_all_answered() {
     ] {
         assert!(dir.path().join(figure).exists(), "{figure}");
     }
+}
+
+#[test]
+fn a_sweep_ends_where_nobody_keeps_up() {
+    let dir = tempfile::tempdir().unwrap();
+    // A thousand a second come to a node that answers a few at a time, or the few are over before they
+    // have all come: however fast it is, twelve rates are enough.
+    let arguments = [
+        "--num-prompts",
+        "8",
+        "--num-groups",
+        "1",
+        "--cloud-lens",
+        "24",
+        "--request-rates",
+        "1000",
+        "--until-saturated",
+        "--max-num-seqs",
+        "1",
+        "--modes",
+        "paged",
+        "--sharegpt-output-len",
+        "20",
+    ];
+    let name = "sharegpt-interactive.json";
+    let found = result(&sharegpt(dir.path(), &arguments), dir.path(), name);
+    let rates = found["settings"]["request_rates"].as_array().unwrap();
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rates.len(), rows.len());
+    let last = rows.last().unwrap();
+    let share = |row: &Value| {
+        let both = [&row["request_throughput"], &row["request_rate"]];
+        let [answered, came] = both.map(|it| it.as_f64().unwrap());
+        answered / came
+    };
+    assert!(share(last) < 0.8 || rows.len() == 12, "{rows:?}");
+    assert!(rows[..rows.len() - 1].iter().all(|row| share(row) >= 0.8));
 }
 
 #[test]
@@ -182,6 +237,9 @@ fn answers_are_as_long_as_the_models_tokenizer_says() {
         origin.contains("counted with the model's tokenizer"),
         "{origin}"
     );
+    let digest = blake3::hash(conversation.to_string().as_bytes());
+    let dataset = &found["output_lens"]["dataset"];
+    assert_eq!(dataset["blake3"], digest.to_hex().as_str());
 }
 
 #[test]

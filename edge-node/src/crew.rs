@@ -8,6 +8,7 @@ pub mod foreman;
 pub mod gate;
 mod hand;
 mod legs;
+pub mod lending;
 mod measures;
 pub mod port;
 pub mod roster;

@@ -17,8 +17,9 @@ use edgeprompt_ue_client::{
 /// Largest key file, in bytes.
 const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Characters of what a server says that are shown in a column.
+/// Characters of what a server says that are shown in a column, and at a line's end.
 const WORD_LEN_MAX: usize = 64;
+const REASON_LEN_MAX: usize = 512;
 
 /// Arguments of `edge-node handover`.
 #[derive(Args)]
@@ -153,7 +154,8 @@ fn moves(tried: &[Tried]) -> String {
         let _ = match tried {
             Tried::Moved(moved) => writeln!(page, "{}", row(moved)),
             Tried::NotMoved(NotMoved { id, error, .. }) => {
-                writeln!(page, "{:<32}  stays: {}", shown(id), shown(error))
+                let reason = harmless(error, REASON_LEN_MAX);
+                writeln!(page, "{:<32}  stays: {reason}", shown(id))
             }
         };
     }
@@ -177,13 +179,17 @@ fn row(moved: &Handover) -> String {
     )
 }
 
-/// What a server says, without what would do something to a terminal.
 fn shown(text: &str) -> String {
+    harmless(text, WORD_LEN_MAX)
+}
+
+/// What a server says, without what would do something to a terminal.
+fn harmless(text: &str, len_max: usize) -> String {
     let harmless = |char: char| match char.is_control() {
         true => '?',
         false => char,
     };
-    text.chars().take(WORD_LEN_MAX).map(harmless).collect()
+    text.chars().take(len_max).map(harmless).collect()
 }
 
 /// A session that ended before it could move is no failure.
@@ -220,7 +226,7 @@ fn failure(error: HttpError) -> Failure {
             ),
             ("target_unknown", _) => (
                 Exit::Usage,
-                "give --target as that edge's --handover-target has it",
+                "give --target as that edge's --handover-target has it, or where that is * an address like 10.0.0.7:4435",
             ),
             ("handover_disabled", _) => (
                 Exit::Usage,

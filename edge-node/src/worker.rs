@@ -16,6 +16,7 @@ use edgeprompt_transport::{
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::crew::lending::DeviceMemory;
 use crate::crew::own_speed;
 use crate::crew::work::{Lent, WorkError, work};
 use crate::link;
@@ -100,6 +101,11 @@ pub fn run(args: &WorkerArgs) -> Result<(), Failure> {
         memory_bytes: u64::from(args.memory_mib) << 20,
         percent: args.share,
         model,
+        device_memory: match args.device {
+            ComputeDevice::Flex => DeviceMemory::of_this_machine,
+            // A graphics processor has memory of its own, and says nothing of it.
+            _ => || None,
+        },
     };
     runtime.block_on(async {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::Result;
@@ -9,7 +10,8 @@ use serde::Serialize;
 
 use super::nodes::Nodes;
 use super::plan::{Plan, ShareGptArgs};
-use crate::dataset::{Order, Oversampling, Rules, ShareGpt, ShareGptLens};
+use crate::dataset::{Order, Oversampling, Rules, ShareGpt, ShareGptLens, Tally};
+use crate::serve::data::digest;
 
 /// Bytes of a token where the model has no tokenizer to count with: about what English text has.
 const BYTES_PER_TOKEN: usize = 4;
@@ -24,6 +26,15 @@ pub(crate) struct Lens {
     pub(crate) of_answers: Vec<usize>,
     /// Where they come from, in words.
     pub(crate) origin: String,
+    /// Of the file, if they come from one.
+    pub(crate) dataset: Option<Dataset>,
+}
+
+/// A file of conversations.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Dataset {
+    blake3: String,
+    tally: Tally,
 }
 
 impl Lens {
@@ -37,14 +48,15 @@ impl Lens {
         plan: &Plan,
         nodes: &mut Nodes,
     ) -> Result<Self> {
-        let (found, origin) = match (&args.sharegpt_output_len, conversations) {
-            (Some(len), _) => (vec![len.get(); plan.num_prompts], "as told".to_owned()),
-            (None, Some(mut conversations)) => {
+        let mut dataset = None;
+        let (found, origin) = match (args.sharegpt_output_len, conversations) {
+            (Some(len), None) => (vec![len.get(); plan.num_prompts], "as told".to_owned()),
+            (told, Some(mut conversations)) => {
                 let rules = Rules {
                     sample_count: plan.num_prompts,
                     seed: plan.seed,
                     order: Order::Shuffled,
-                    output_len: None,
+                    output_len: told.map(NonZeroUsize::get),
                     oversampling: Oversampling::WithReplacement,
                 };
                 let counted = match nodes.count_tokens("")? {
@@ -59,9 +71,14 @@ impl Lens {
                 };
                 let (samples, tally) = conversations.samples(&rules, &mut count)?;
                 let lens = samples.iter().map(|sample| sample.output_len).collect();
-                let path = args.dataset_path.as_deref();
-                let name = path.and_then(Path::file_name).unwrap_or_default();
+                let path = args
+                    .dataset_path
+                    .as_deref()
+                    .unwrap_or_else(|| Path::new(""));
+                let name = path.file_name().unwrap_or_default();
                 let origin = format!("{}, {counted}: {tally}", name.display());
+                let blake3 = digest(path)?;
+                dataset = Some(Dataset { blake3, tally });
                 (lens, origin)
             }
             (None, None) => {
@@ -73,6 +90,7 @@ impl Lens {
         Ok(Self {
             of_answers: found.into_iter().map(|len| plan.output_len(len)).collect(),
             origin,
+            dataset,
         })
     }
 
@@ -81,6 +99,7 @@ impl Lens {
         Self {
             of_answers: vec![4],
             origin: String::new(),
+            dataset: None,
         }
     }
 

@@ -91,6 +91,19 @@ impl Series {
         requests as f64 / self.groups.iter().map(|it| it.seconds).sum::<f64>()
     }
 
+    /// One of several rounds by itself.
+    pub(super) fn round(&self, index: usize) -> Self {
+        Self {
+            groups: vec![self.groups[index].clone()],
+            ..self.clone()
+        }
+    }
+
+    /// Requests that were answered.
+    pub(super) fn request_count(&self) -> usize {
+        self.groups.iter().map(|group| group.digests.len()).sum()
+    }
+
     /// Times to the first token, in milliseconds. The edge's own work on the cloud prompt before the
     /// first request is not in them.
     pub(super) fn ttft_ms(&self) -> Distribution {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::lens::Lens;
 use super::messages::{Mode, Request};
+use super::outcome::Series;
 use crate::arrivals::{Burstiness, RequestRate, arrivals};
 use crate::dataset::drawn;
 use crate::pipeline::messages::TokensSpec;
@@ -53,6 +54,18 @@ pub(crate) struct ShareGptArgs {
         allow_hyphen_values = true
     )]
     pub(crate) request_rates: Vec<f64>,
+    /// How often all requests come at each rate, the modes in turn
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        requires = "request_rates"
+    )]
+    pub(crate) rounds: NonZeroUsize,
+    /// Double the last rate until less than 80 % of the requests that come are answered in the same time,
+    /// in every mode
+    #[arg(long, requires = "request_rates")]
+    pub(crate) until_saturated: bool,
     /// Sequences at a time [default: a group's; 32 with rates]
     #[arg(long, value_name = "N")]
     pub(crate) max_num_seqs: Option<NonZeroUsize>,
@@ -105,6 +118,13 @@ const CLOUD_LENS: [usize; 6] = [64, 128, 256, 512, 1024, 2048];
 /// From which the length of one is drawn where requests come as they please: the paper's Figs. 4 and 5.
 const INTERACTIVE_LENS: std::ops::RangeInclusive<usize> = 512..=1024;
 
+/// Of the requests that come, fewer than this share are answered meanwhile where a node is saturated. The last
+/// ones take their time, so it is never all of them.
+const SATURATED_SHARE: f64 = 0.8;
+
+/// Most rates of a sweep that ends when the node is saturated.
+const RATES_MAX: usize = 12;
+
 /// Ordinals of private prompts; cloud prompts have those before.
 const PRIVATE_ORDINALS: u64 = 1 << 32;
 
@@ -117,6 +137,8 @@ pub(crate) struct Plan {
     pub(crate) cloud_lens: Vec<usize>,
     pub(crate) edge_len: usize,
     pub(crate) request_rates: Vec<f64>,
+    pub(crate) rounds: usize,
+    pub(crate) until_saturated: bool,
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
     pub(crate) edge_threads: u32,
@@ -163,6 +185,8 @@ impl Plan {
             cloud_lens: cloud_lens(args),
             edge_len,
             request_rates: args.request_rates.clone(),
+            rounds: args.rounds.get(),
+            until_saturated: args.until_saturated,
             max_num_seqs: max_num_seqs(args, group_len),
             max_num_batched_tokens: args.max_num_batched_tokens.get(),
             edge_threads: args.edge_threads,
@@ -174,6 +198,24 @@ impl Plan {
             scale: args.scale,
             scaled,
         })
+    }
+
+    /// The rate after the last one, until no mode keeps up.
+    pub(super) fn next_rate(&self, last: f64, series: &[Series]) -> Option<f64> {
+        let keeps_up = |it: &Series| {
+            it.request_rate == Some(last) && it.request_throughput() >= SATURATED_SHARE * last
+        };
+        let goes_on = self.until_saturated
+            && self.request_rates.len() < RATES_MAX
+            && series.iter().any(keeps_up);
+        goes_on.then_some(2.0 * last)
+    }
+
+    /// Something was measured at a rate.
+    pub(crate) fn measured_at(&mut self, rate: f64) {
+        if !self.request_rates.contains(&rate) {
+            self.request_rates.push(rate);
+        }
     }
 
     /// A length of an answer, scaled.
@@ -352,6 +394,7 @@ mod tests {
         let lens = Lens {
             of_answers: vec![10, 11, 12, 13, 14, 15],
             origin: String::new(),
+            dataset: None,
         };
         let ordinals = |group| {
             let requests = plan.group(&lens, group);

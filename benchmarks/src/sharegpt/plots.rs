@@ -42,8 +42,14 @@ pub(super) fn draw(plan: &Plan, subtitle: &str, series: &[Series]) -> Vec<(&'sta
     };
     let requests = figure(
         "Requests answered over requests that come (EdgePrompt, Fig. 4)",
-        "requests answered (1/s)",
-        &|series| exact(series.request_throughput()),
+        "requests answered (1/s); bars: smallest to largest round",
+        &|series| {
+            let rounds = 0..series.groups.len();
+            let rounds = rounds.map(|round| series.round(round).request_throughput());
+            let Spread { min, max, .. } = Spread::of(rounds);
+            let value = series.request_throughput();
+            Point { value, min, max }
+        },
     );
     let per_token = figure(
         "Time per token over requests that come (EdgePrompt, Fig. 5)",
@@ -98,14 +104,6 @@ fn throughput(series: &Series) -> Point {
     let Spread { min, max, .. } = Spread::of(groups);
     let value = series.output_throughput(Fill::LeftOut);
     Point { value, min, max }
-}
-
-const fn exact(value: f64) -> Point {
-    Point {
-        value,
-        min: value,
-        max: value,
-    }
 }
 
 const fn look(mode: Mode) -> (Rgb, Marker) {

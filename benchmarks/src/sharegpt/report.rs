@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::claims::{self, Claim};
 use super::lens::Lens;
 use super::messages::Mode;
 use super::outcome::{Fill, GroupOutcome, Series};
@@ -47,6 +48,13 @@ impl<'a> Report<'a> {
         println!("\n{}", self.table());
     }
 
+    fn claims(&self) -> Vec<Claim> {
+        match self.plan.request_rates.is_empty() {
+            true => claims::of_groups(self.series),
+            false => claims::of_rates(self.series),
+        }
+    }
+
     /// The table, the JSON file and the plots, into a folder.
     pub(super) fn write(&self, dir: &ResultDir) -> Result<()> {
         let name = match self.plan.request_rates.is_empty() {
@@ -70,10 +78,17 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
+    /// Rows, and what they say.
     fn table(&self) -> String {
-        match self.plan.request_rates.is_empty() {
+        let rows = match self.plan.request_rates.is_empty() {
             true => self.groups_table(),
             false => self.rates_table(),
+        };
+        let claims = self.claims().into_iter();
+        let claims: String = claims.map(|claim| claim.in_words()).collect();
+        match claims.is_empty() {
+            true => rows,
+            false => format!("{rows}\n{claims}"),
         }
     }
 
@@ -140,7 +155,9 @@ impl<'a> Report<'a> {
     fn same(&self, series: &Series) -> String {
         let reference = self.beside(series, Mode::Paged);
         match reference.filter(|it| it.cloud_ordinal == series.cloud_ordinal) {
-            Some(paged) => format!("{}/{}", series.same_answers(paged), self.plan.num_prompts),
+            Some(paged) => {
+                format!("{}/{}", series.same_answers(paged), series.request_count())
+            }
             None => "-".to_owned(),
         }
     }
@@ -177,6 +194,7 @@ impl<'a> Report<'a> {
             "link_profile": self.plan.link_profile,
             "settings": self.plan,
             "output_lens": self.lens,
+            "claims": self.claims(),
             "rows": rows.collect::<Vec<_>>(),
         })
     }

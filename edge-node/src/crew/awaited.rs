@@ -83,7 +83,7 @@ impl Awaited {
             WorkerAnswer::Part { .. } => Kind::Part,
             WorkerAnswer::Kv => Kind::Kv,
             WorkerAnswer::Done => Kind::Done,
-            WorkerAnswer::Leaving => return Err(Unasked),
+            WorkerAnswer::Leaving | WorkerAnswer::Memory { .. } => return Err(Unasked),
         };
         let expected = self.queue.front().ok_or(Unasked)?;
         let is_it = expected.turn == reply.turn

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use edgeprompt_engine::{
-    Clock, Engine, Job, LayerOwners, Owner, Owners, Pace, Part, SpreadEvent, Timing, WorkerId,
-};
+use edgeprompt_engine::{Clock, Engine, Owner, Owners, Pace, Part, SpreadEvent, Timing, WorkerId};
 use edgeprompt_placement::{
     Decision, Device, Instance, Link, Load, ModelShape, Policy, WeightCopy, decide, exact,
     step_seconds,
@@ -19,11 +17,11 @@ use crate::crew::debt::Debt;
 use crate::crew::figures::{self, model_shape, owners, placement};
 use crate::crew::gate::Newcomer;
 use crate::crew::hand::{Hand, ONE_WAY_UNKNOWN};
-use crate::crew::legs::first_leg;
 use crate::crew::measures::Smoothed;
 use crate::crew::roster::Roster;
 use crate::crew::setbacks::Setbacks;
 
+mod aiming;
 mod telling;
 
 /// What the leader's own link is taken to carry: its workers' links are what is measured.
@@ -64,16 +62,6 @@ pub enum PlacementPolicy {
     Here,
 }
 
-impl PlacementPolicy {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Best => "best",
-            Self::Even => "even",
-            Self::Here => "here",
-        }
-    }
-}
-
 /// When the next plan is due.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
@@ -98,6 +86,8 @@ pub struct Foreman {
     roster: Roster,
     /// Of whom it was said that they have nothing to do.
     idle: BTreeSet<WorkerId>,
+    /// What is gone for in two legs.
+    destination: Option<Owners>,
 }
 
 impl Foreman {
@@ -112,6 +102,7 @@ impl Foreman {
             urgency: Urgency::InTime,
             setbacks: Setbacks::default(),
             idle: BTreeSet::new(),
+            destination: None,
             roster,
             config,
         }
@@ -173,6 +164,7 @@ impl Foreman {
     pub fn after_step(&mut self, engine: &mut Engine, token_count: usize) {
         self.tokens_since += token_count;
         self.hear(engine);
+        self.hear_of_memory();
         self.let_in();
         self.let_go(engine);
         let Some(spread) = engine.spread() else {
@@ -192,10 +184,11 @@ impl Foreman {
         self.measure(engine);
         self.be_patient(engine);
         self.predict(engine);
-        match self.config.policy {
-            PlacementPolicy::Best => self.plan(engine),
-            PlacementPolicy::Even => self.deal(engine),
-            PlacementPolicy::Here => {}
+        match (self.destination.take(), self.config.policy) {
+            (Some(goal), _) if self.is_there(&goal) => self.aim(engine, goal),
+            (_, PlacementPolicy::Best) => self.plan(engine),
+            (_, PlacementPolicy::Even) => self.go_even(engine),
+            (_, PlacementPolicy::Here) => {}
         }
         self.tell(engine);
         self.tell_of_idle(engine);
@@ -236,53 +229,6 @@ impl Foreman {
         }
     }
 
-    /// Jobs dealt to all devices in turn.
-    fn dealt(&self, engine: &Engine) -> Owners {
-        let staying = self.hands.iter().filter(|it| it.1.is_of_use());
-        let all = [Owner::Here].into_iter();
-        let all: Vec<_> = all
-            .chain(staying.map(|(id, _)| Owner::Worker(*id)))
-            .collect();
-        let mut next = all.iter().cycle().copied();
-        let shape = engine.shard_shape();
-        let layers = (0..shape.layer_count).map(|_| LayerOwners {
-            heads: next.by_ref().take(shape.kv_head_count).collect(),
-            slices: next.by_ref().take(shape.slice_count).collect(),
-        });
-        Owners::new(layers.collect())
-    }
-
-    fn deal(&mut self, engine: &mut Engine) {
-        let goal = self.dealt(engine);
-        if engine.spread().is_some_and(|it| *it.owners() != goal) {
-            forecast(self.step_seconds_with(engine, &goal));
-            self.aim(engine, goal);
-        }
-    }
-
-    /// Goes for a placement, as far as all find room on the way.
-    fn aim(&mut self, engine: &mut Engine, goal: Owners) {
-        let Some(spread) = engine.spread() else {
-            return;
-        };
-        let shape = engine.shard_shape();
-        let prefix = figures::prefix_bytes(shape, spread.shared_len());
-        let bytes = |job| {
-            let prefix = match job {
-                Job::Head(_) => prefix,
-                Job::Slice(_) => 0,
-            };
-            shape.weight_bytes(job) + shape.state_bytes(job) + prefix
-        };
-        let room = |id| self.hands.get(&id).map_or(0, |hand| hand.memory_bytes);
-        let leg = first_leg(spread.owners(), &goal, room, bytes);
-        if leg != goal {
-            tracing::info!("a worker is short of memory: it lets go before it takes");
-            self.urge(Urgency::Soon);
-        }
-        engine.aim(leg);
-    }
-
     fn hear(&mut self, engine: &mut Engine) {
         let events = engine.spread_mut().map(|spread| spread.take_events());
         for event in events.into_iter().flatten() {
@@ -318,6 +264,19 @@ impl Foreman {
                 }
             }
             self.tell(engine);
+        }
+    }
+
+    /// Who lends less than before is to have less at once.
+    fn hear_of_memory(&mut self) {
+        let mut lends_less = false;
+        for hand in self.hands.values_mut() {
+            let lent = hand.standing.memory_bytes();
+            lends_less |= lent < hand.memory_bytes;
+            hand.memory_bytes = lent;
+        }
+        if lends_less {
+            self.urge(Urgency::Soon);
         }
     }
 

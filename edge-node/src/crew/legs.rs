@@ -48,6 +48,30 @@ pub(crate) fn first_leg(
     Owners::new(layers.collect())
 }
 
+/// Jobs dealt to devices in turn; one without room for another is passed over. The first has room for all.
+pub(crate) fn deal(
+    [layer_count, head_count, slice_count]: [usize; 3],
+    mut devices: Vec<(Owner, u64)>,
+    bytes: impl Fn(Job) -> u64,
+) -> Owners {
+    let mut turn = 0;
+    let mut next = |job: Job| {
+        let bytes = bytes(job);
+        let places = (0..devices.len()).map(|step| (turn + step) % devices.len());
+        let place = places.into_iter().find(|place| devices[*place].1 >= bytes);
+        let place = place.unwrap_or(0);
+        turn = place + 1;
+        let (owner, room) = &mut devices[place];
+        *room = room.saturating_sub(bytes);
+        *owner
+    };
+    let layers = (0..layer_count).map(|_| LayerOwners {
+        heads: (0..head_count).map(Job::Head).map(&mut next).collect(),
+        slices: (0..slice_count).map(Job::Slice).map(&mut next).collect(),
+    });
+    Owners::new(layers.collect())
+}
+
 /// Each job with where it is and where it is to be.
 fn pairs<'a>(
     before: &'a Owners,
@@ -109,6 +133,23 @@ mod tests {
         let leg = first_leg(&before, &goal, |_| 15, bytes);
         assert_eq!(leg, owners(&[(0, 0), (0, 0)]), "it lets go first");
         assert_eq!(first_leg(&leg, &goal, |_| 15, bytes), goal, "then it takes");
+    }
+
+    #[test]
+    fn jobs_are_dealt_in_turn_to_those_with_room() {
+        let of = |room: [u64; 2]| {
+            let devices = [(Owner::Here, 0), (owner(1), room[0]), (owner(2), room[1])];
+            deal([2, 2, 2], devices.to_vec(), bytes)
+        };
+        let jobs = |heads: [u32; 2], slices: [u32; 2]| LayerOwners {
+            heads: heads.map(owner).to_vec(),
+            slices: slices.map(owner).to_vec(),
+        };
+        let all = of([100, 100]);
+        assert_eq!(all.layers(), [jobs([1, 2], [1, 2]), jobs([1, 2], [1, 2])]);
+        // Room for one head, or for nothing: what nobody has room for stays here.
+        let some = of([5, 2]);
+        assert_eq!(some.layers(), [jobs([1, 0], [0, 0]), jobs([0, 0], [0, 0])]);
     }
 
     proptest! {

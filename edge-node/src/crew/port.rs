@@ -48,6 +48,8 @@ pub struct Standing(Arc<Shared>);
 struct Shared {
     link: PeerLink,
     leaving: AtomicBool,
+    /// What it lends, as it said last.
+    memory_bytes: AtomicU64,
     /// Bytes of numbers.
     sent: AtomicU64,
     received: AtomicU64,
@@ -90,6 +92,11 @@ impl Standing {
     /// Whether it wants to go.
     pub fn is_leaving(&self) -> bool {
         self.0.leaving.load(Ordering::Relaxed)
+    }
+
+    /// What it lends, in bytes, as it said last.
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes.load(Ordering::Relaxed)
     }
 
     /// What its link was found to be.
@@ -158,6 +165,7 @@ impl LinkPort {
         let shared = Arc::new(Shared {
             link,
             leaving: AtomicBool::new(false),
+            memory_bytes: AtomicU64::new(hello.memory_bytes),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             broken: OnceLock::new(),
@@ -338,9 +346,16 @@ async fn hear(
 ) -> Result<(), PortError> {
     loop {
         let message: WorkerReply = receiver.receive().await?;
-        if message.answer == WorkerAnswer::Leaving && message.number_count == 0 {
-            shared.leaving.store(true, Ordering::Relaxed);
-            continue;
+        match (message.answer, message.number_count) {
+            (WorkerAnswer::Leaving, 0) => {
+                shared.leaving.store(true, Ordering::Relaxed);
+                continue;
+            }
+            (WorkerAnswer::Memory { bytes }, 0) => {
+                shared.memory_bytes.store(bytes, Ordering::Relaxed);
+                continue;
+            }
+            _ => {}
         }
         lock(awaited).check(&message)?;
         let count = wire::byte_count(message.number_count);

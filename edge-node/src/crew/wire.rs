@@ -429,7 +429,8 @@ pub fn received_reply(message: WorkerReply, numbers: &[u8]) -> Result<Reply, Wir
             }
         }
         WorkerAnswer::Kv => Answer::Kv(numbers_of(numbers)),
-        WorkerAnswer::Done | WorkerAnswer::Leaving => Answer::Done,
+        // What answers no order is heard before.
+        WorkerAnswer::Done | WorkerAnswer::Leaving | WorkerAnswer::Memory { .. } => Answer::Done,
     };
     let turn = message.turn;
     Ok(Reply { turn, answer })

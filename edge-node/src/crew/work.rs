@@ -12,8 +12,10 @@ use edgeprompt_protocol::{WorkerAnswer, WorkerHello, WorkerOrder, WorkerReply, W
 use edgeprompt_transport::{PeerError, PeerLink, PeerReceiver, PeerSender};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::crew::debt::Debt;
+use crate::crew::lending::{DeviceMemory, LOOK_PERIOD, Lending};
 use crate::crew::wire::{self, WireError};
 
 /// Orders aside that wait: each may be as long as a job's weights.
@@ -33,6 +35,8 @@ pub struct Lent {
     pub percent: u8,
     /// A copy of the model.
     pub model: Option<Arc<Model>>,
+    /// What the device has of memory now, where that can be told.
+    pub device_memory: fn() -> Option<DeviceMemory>,
 }
 
 /// Why work on a link has ended.
@@ -111,6 +115,8 @@ pub async fn work(
         aside,
         aside_replies,
         debt: Debt::of(lent.percent),
+        lending: Lending::new(lent.memory_bytes),
+        device_memory: lent.device_memory,
     };
     let runtime = Handle::current();
     let (done, ended) = oneshot::channel();
@@ -193,7 +199,8 @@ async fn answer_aside(mut sender: PeerSender, mut replies: mpsc::Receiver<Said>)
     while let Some(said) = replies.recv().await {
         let (message, numbers) = match said {
             Said::Reply(reply) => wire::reply(reply),
-            Said::Leaving => (LEAVING, Bytes::new()),
+            Said::Leaving => (unasked(WorkerAnswer::Leaving), Bytes::new()),
+            Said::Memory(bytes) => (unasked(WorkerAnswer::Memory { bytes }), Bytes::new()),
         };
         if let Err(error) = sender.send_with(&message, numbers).await {
             // What has ended shows where orders are read.
@@ -207,13 +214,16 @@ async fn answer_aside(mut sender: PeerSender, mut replies: mpsc::Receiver<Said>)
 enum Said {
     Reply(Reply),
     Leaving,
+    Memory(u64),
 }
 
-const LEAVING: WorkerReply = WorkerReply {
-    turn: 0,
-    answer: WorkerAnswer::Leaving,
-    number_count: 0,
-};
+const fn unasked(answer: WorkerAnswer) -> WorkerReply {
+    WorkerReply {
+        turn: 0,
+        answer,
+        number_count: 0,
+    }
+}
 
 /// Where the work is done.
 struct Bench {
@@ -223,11 +233,15 @@ struct Bench {
     aside: mpsc::Receiver<Result<Order, WorkError>>,
     aside_replies: mpsc::Sender<Said>,
     debt: Debt,
+    lending: Lending,
+    device_memory: fn() -> Option<DeviceMemory>,
 }
 
 impl Bench {
     async fn run(mut self, mut leave: oneshot::Receiver<()>) -> Result<(), WorkError> {
         let mut wants_to_leave = false;
+        let mut look = interval(LOOK_PERIOD);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // What a step waits for goes first.
             tokio::select! {
@@ -247,6 +261,12 @@ impl Bench {
                 _ = &mut leave, if !wants_to_leave => {
                     wants_to_leave = true;
                     self.say(Said::Leaving).await;
+                }
+                _ = look.tick() => {
+                    let memory = (self.device_memory)();
+                    if let Some(bytes) = self.lending.news(self.shard.bytes(), memory) {
+                        self.say(Said::Memory(bytes)).await;
+                    }
                 }
             }
         }

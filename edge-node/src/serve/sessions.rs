@@ -20,6 +20,7 @@ pub(crate) mod routes;
 mod speed;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,23 +87,23 @@ pub(crate) enum Targets {
 
 impl Targets {
     async fn resolve(&self, target: &str) -> Result<SocketAddr, MoveError> {
-        let no_target = |message| Err(MoveError::NotATarget(message));
         match self {
             Self::Named(named) => match named.iter().find(|(name, _)| name == target) {
                 Some((_, addr)) => Ok(*addr),
-                None => {
-                    let known: Vec<_> = named.iter().map(|(name, _)| name.as_str()).collect();
-                    no_target(format!(
-                        "this edge moves no sessions there: --handover-target names {}",
-                        known.join(", ")
-                    ))
-                }
+                None => Err(MoveError::NotATarget(
+                    "this edge moves no sessions there: its --handover-target does not name it",
+                )),
             },
             Self::Any => {
                 let found = tokio::net::lookup_host(target).await;
-                match found.ok().and_then(|mut addrs| addrs.next()) {
-                    Some(addr) => Ok(addr),
-                    None => no_target("the target is not an address like 10.0.0.7:4435".to_owned()),
+                match found.map(|mut addrs| addrs.next()) {
+                    Ok(Some(addr)) => Ok(addr),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(
+                        MoveError::NotATarget("the target is not an address like 10.0.0.7:4435"),
+                    ),
+                    Ok(None) | Err(_) => Err(MoveError::Unreachable(
+                        "the target's name is not known here".to_owned(),
+                    )),
                 }
             }
         }

@@ -73,6 +73,7 @@ impl Scene {
                 memory_bytes: MEMORY_BYTES,
                 percent: 100,
                 model: None,
+                device_memory: || None,
             };
             let (_leave, stay) = oneshot::channel();
             let empty = |shape, model| Shard::empty(shape, model, &Device::flex());

@@ -19,6 +19,7 @@ mod target_speed;
 mod tls;
 mod workers;
 
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -345,12 +346,22 @@ fn nothing_private_is_logged_and_answers_under_way_end_before_the_process() {
     assert!(!there.contains("zebracanary"));
 }
 
+/// Whether there is a file of this name in a folder or in those in it.
+fn is_below(folder: &Path, name: &str) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.any(|path| path.ends_with(name) || is_below(&path, name))
+}
+
 #[test]
 fn what_is_remembered_is_served_without_a_cloud() {
     let mut cluster = cluster();
     let first = Edge::start(&cluster, "first", &["--cloud-prompt", "desk"]);
     first.wait_until_ready();
     let answer = first.streamed(&guest(0), &nothing());
+    // It is written beside the answer.
+    let remembered = cluster.remembered().join("edge");
+    first.wait_until("remembered prompt", || is_below(&remembered, "desk.json"));
     drop(first);
     cluster.kill_cloud();
     for (name, args) in [("orphan", vec![]), ("local", vec!["--local"])] {

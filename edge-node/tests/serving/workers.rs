@@ -3,12 +3,20 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use edgeprompt_transport::EdgeIdentity;
+use burn::tensor::Device;
+use edge_node::crew::lending::DeviceMemory;
+use edge_node::crew::work::{Lent, WorkError, work};
+use edgeprompt_engine::Shard;
+use edgeprompt_transport::{EdgeIdentity, LinkConfig, PeerEndpoint};
 use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use crate::edge::{Edge, demo_model, streaming};
 use crate::handover::{body, edges, moved, text};
@@ -251,6 +259,64 @@ fn a_session_whose_heads_are_on_other_devices_moves_by_its_tokens() {
         assert_eq!(report["strategy"], "precopy");
         assert_eq!(report["handover_tokens_sent"], 0, "{report}");
         assert_eq!(text(&(first + &reading.whole().body)), whole);
+    }
+}
+
+/// What a device has of memory beside what it lends, in bytes.
+static AVAILABLE: AtomicU64 = AtomicU64::new(10 << 30);
+
+fn device_memory() -> Option<DeviceMemory> {
+    Some(DeviceMemory {
+        total: 20 << 30,
+        available: AVAILABLE.load(Ordering::Relaxed),
+    })
+}
+
+#[test]
+fn a_worker_whose_memory_others_take_gives_its_heads_back() {
+    let cluster = cluster();
+    let edge = leader(&cluster, &["worker-0"]);
+    let expected = asked_together(&edge, || {});
+    let lent = Lent {
+        flops_per_second: 1e9,
+        memory_bytes: 1 << 30,
+        percent: 100,
+        model: None,
+        device_memory,
+    };
+    let runtime = Runtime::new().unwrap();
+    let identity = EdgeIdentity::load(&cluster.dir.path().join("worker-0")).unwrap();
+    let (leave, left) = oneshot::channel();
+    let leader = edge.worker_addr.as_ref().unwrap().parse().unwrap();
+    let worker = runtime.spawn(async move {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let endpoint = PeerEndpoint::bind_for_work(any, &identity, LinkConfig::default());
+        let link = endpoint.unwrap().connect(leader).await.unwrap();
+        let empty = |shape, model| Shard::empty(shape, model, &Device::flex());
+        work(link, lent, empty, left).await
+    });
+    let heads = || placement(&edge)["workers"][0]["jobs"]["heads"].as_u64();
+    edge.wait_until("heads on the worker", || heads() > Some(0));
+    assert_eq!(asked_together(&edge, || {}), expected, "on two devices");
+    let found = asked_together(&edge, || AVAILABLE.store(0, Ordering::Relaxed));
+    assert_eq!(found, expected, "while its memory goes");
+    edge.wait_until("nothing on the worker", || heads() == Some(0));
+    assert_eq!(placement(&edge)["workers"][0]["memory_bytes"], 0);
+    AVAILABLE.store(10 << 30, Ordering::Relaxed);
+    edge.wait_until("heads on the worker again", || {
+        assert_eq!(
+            asked_together(&edge, || {}),
+            expected,
+            "it has memory again"
+        );
+        heads() > Some(0)
+    });
+    assert_eq!(edge.metric("edge_workers_lost_total"), 0.0);
+    leave.send(()).unwrap();
+    match runtime.block_on(worker).unwrap() {
+        // However it hears that it is needed no more.
+        Ok(()) | Err(WorkError::Link(_)) => {}
+        Err(error) => panic!("{error}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 use edgeprompt_kv::{KvGeometry, ModelDigest};
@@ -272,6 +273,10 @@ impl Model {
     /// # Panics
     /// If the shape is beyond the limits of [`KvGeometry`].
     pub fn random(config: ModelConfig, device: &Device, seed: u64) -> Self {
+        // A device's random numbers are one sequence for all threads: two models that are made at a time
+        // would be neither's.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let named = format!("{config:?} {seed}");
         let digest = blake3::derive_key("edgeprompt 2026-11 random weights", named.as_bytes());

@@ -57,7 +57,7 @@ pub const ALPN: &[u8] = b"edgeprompt/2";
 pub const PEER_ALPN: &[u8] = b"edgeprompt-handover/2";
 
 /// The name of what a leader says to the workers that lend it their devices, on an endpoint of its own.
-pub const WORKER_ALPN: &[u8] = b"edgeprompt-worker/1";
+pub const WORKER_ALPN: &[u8] = b"edgeprompt-worker/2";
 
 /// What a cloud sends first, on a unidirectional stream, once it has admitted an edge.
 ///

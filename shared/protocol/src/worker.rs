@@ -222,6 +222,11 @@ pub enum WorkerAnswer {
     Done,
     /// To no order: the worker wants to go, and waits until it has nothing to do any more.
     Leaving,
+    /// To no order: what it gives to weights, keys and values from now on.
+    Memory {
+        /// How much.
+        bytes: u64,
+    },
 }
 
 /// An answer; as many f32 as it says follow, little-endian.

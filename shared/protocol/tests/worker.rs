@@ -57,7 +57,7 @@ const PREFIX: WorkerPrefix = WorkerPrefix {
 
 #[test]
 fn the_name_goes_with_the_bytes() {
-    assert_eq!(WORKER_ALPN, b"edgeprompt-worker/1");
+    assert_eq!(WORKER_ALPN, b"edgeprompt-worker/2");
 }
 
 #[test]
@@ -154,6 +154,8 @@ fn what_is_answered() {
     check(&reply(WorkerAnswer::Kv, 256), "fb2c0101fb0001");
     check(&reply(WorkerAnswer::Done, 0), "fb2c010200");
     check(&reply(WorkerAnswer::Leaving, 0), "fb2c010300");
+    let memory = WorkerAnswer::Memory { bytes: 1000 };
+    check(&reply(memory, 0), "fb2c0104fbe80300");
 }
 
 #[test]

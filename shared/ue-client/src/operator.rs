@@ -8,6 +8,10 @@ use crate::access::Access;
 use crate::edge_url::EdgeUrl;
 use crate::http::{self, HttpError};
 
+/// Sessions that a node moves at a time, and how often it is asked for more of them.
+const BATCH_LEN: usize = 256;
+const BATCHES_MAX: usize = 64;
+
 /// An edge node whose sessions are to move.
 #[derive(Clone, Debug)]
 pub struct Edge {
@@ -127,11 +131,20 @@ impl Edge {
     /// # Errors
     /// [`HttpError`].
     pub async fn hand_over_all(&self, target: &str) -> Result<Vec<Tried>, HttpError> {
-        let said = self
-            .post("/v1/handovers", &json!({ "target": target }))
-            .await?;
-        let list: List<_> = self.parse(said)?;
-        Ok(list.data)
+        let mut all: Vec<Tried> = Vec::new();
+        for _ in 0..BATCHES_MAX {
+            let body = json!({ "target": target });
+            let said = self.post("/v1/handovers", &body).await?;
+            let List { data } = self.parse::<List<Tried>>(said)?;
+            // A node moves only so many at a time. Those that stay are tried once.
+            let may_be_more = data.iter().any(|it| matches!(it, Tried::Moved(_)));
+            let is_full = data.len() >= BATCH_LEN;
+            all.extend(data);
+            if !(may_be_more && is_full) {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {

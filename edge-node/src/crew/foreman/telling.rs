@@ -6,7 +6,7 @@ use edgeprompt_engine::{Engine, Owner};
 use edgeprompt_telemetry::names;
 use metrics::gauge;
 
-use super::Foreman;
+use super::{Foreman, PlacementPolicy};
 use crate::crew::roster::{JobCounts, Seen};
 
 impl Foreman {
@@ -31,6 +31,14 @@ impl Foreman {
         let Some(spread) = engine.spread().filter(|it| !it.is_migrating()) else {
             return;
         };
+        let reason = match self.config.policy {
+            PlacementPolicy::Best => {
+                "by what was measured a token takes no less time with them, they lend too little memory, or moving does not pay"
+            }
+            PlacementPolicy::Even => "they lend too little memory for one head or slice",
+            // As it was asked for.
+            PlacementPolicy::Here => return,
+        };
         let hands = self.hands.iter().filter(|it| it.1.is_of_use());
         let idle = hands.map(|it| *it.0);
         let idle: BTreeSet<_> = idle
@@ -45,8 +53,8 @@ impl Foreman {
             workers = ?idle.iter().map(|id| id.0).collect::<Vec<_>>(),
             token_ms = ms(self.step_seconds(engine)),
             evenly_ms = ms(self.step_seconds_with(engine, &self.dealt(engine))),
-            placement = self.config.policy.name(),
-            "workers have nothing to do: by what was measured a token takes no less time with them, or moving does not pay"
+            reason,
+            "workers have nothing to do"
         );
         self.idle = idle;
     }

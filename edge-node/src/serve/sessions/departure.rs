@@ -14,6 +14,7 @@ use edgeprompt_protocol::{KvChunkHeader, Move, PeerRequest, SessionKey, SessionO
 use edgeprompt_transport::{PeerError, PeerLink, PeerReceiver, PeerSender};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_blocking};
+use zeroize::Zeroize;
 
 use crate::serve::generator::Mover;
 use crate::serve::sessions::keeper::Command;
@@ -69,7 +70,7 @@ pub(crate) enum MoveError {
     },
     /// Sessions do not move there.
     #[error("{0}")]
-    NotATarget(String),
+    NotATarget(&'static str),
     /// Nobody answers there.
     #[error("{0}")]
     Unreachable(String),
@@ -291,7 +292,9 @@ impl Line {
         while let Some(out) = out.recv().await {
             let said = match out {
                 Out::Offer(offer) => {
-                    self.offer = Some(offer);
+                    if let Some(mut before) = self.offer.replace(offer) {
+                        wipe(&mut before);
+                    }
                     self.sender().await.map(drop)
                 }
                 Out::Order(order) => self.say(&order).await,
@@ -312,12 +315,35 @@ impl Line {
             let offer = self.offer.clone().ok_or(PeerError::Ended)?;
             let link = self.links.to(self.addr).await;
             let link = link.map_err(|_| PeerError::TimedOut)?;
-            let (sender, receiver) = link.open(&PeerRequest::Move(offer), 1).await?;
+            let mut request = PeerRequest::Move(offer);
+            let opened = link.open(&request, 1).await;
+            if let PeerRequest::Move(offer) = &mut request {
+                wipe(offer);
+            }
+            let (sender, receiver) = opened?;
             tokio::spawn(hear(receiver, self.keeper.clone()));
             self.open = Some(sender);
         }
         self.open.as_mut().ok_or(PeerError::Ended)
     }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(offer) = &mut self.offer {
+            wipe(offer);
+        }
+    }
+}
+
+/// Overwrites what is private in an offer.
+fn wipe(offer: &mut SessionOffer) {
+    let prompts = offer.prompt.iter_mut().chain(&mut offer.context);
+    prompts.for_each(|token| token.0.zeroize());
+    for told in &mut offer.answer {
+        told.token.0.zeroize();
+    }
+    offer.terms.stops.zeroize();
 }
 
 async fn hear(mut receiver: PeerReceiver, keeper: mpsc::WeakSender<Command>) {

@@ -336,7 +336,7 @@ impl Keeper {
             Command::KvBegun(_, heard) => self.kv(KvComing::Begun(heard)),
             Command::KvEnded(_) => {
                 self.kv(KvComing::Ended);
-                self.compute_the_rest();
+                self.put_in();
             }
             Command::KvSent(_) => {
                 if let Some(departure) = &mut self.departure {

@@ -83,9 +83,9 @@ impl Hold {
     }
 
     /// Tokens to compute of so many that are known: never the last one, for what follows it would be
-    /// asked for.
-    fn target_count(&self, token_count: usize) -> usize {
-        let bound = match self.restored.is_empty() {
+    /// asked for. What was put in is a bound until so much is computed that it counts.
+    fn target_count(&self, token_count: usize, computed: usize) -> usize {
+        let bound = match computed >= self.restored.end {
             true => self.compute_max,
             false => self.compute_max.min(self.restored.start),
         };
@@ -97,7 +97,9 @@ impl Waiting {
     /// Tokens to compute, in all.
     pub(super) fn target_count(&self) -> usize {
         let hold = self.hold.as_ref();
-        hold.map_or(self.token_count, |hold| hold.target_count(self.token_count))
+        hold.map_or(self.token_count, |hold| {
+            hold.target_count(self.token_count, 0)
+        })
     }
 
     /// Whether nobody waits for it yet.
@@ -115,7 +117,9 @@ impl Running {
     /// Tokens to compute, in all.
     pub(super) fn target_count(&self) -> usize {
         let hold = self.hold.as_ref();
-        hold.map_or(self.token_count, |hold| hold.target_count(self.token_count))
+        hold.map_or(self.token_count, |hold| {
+            hold.target_count(self.token_count, self.computed)
+        })
     }
 
     /// Whether nobody waits for it yet.

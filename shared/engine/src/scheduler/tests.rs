@@ -109,6 +109,27 @@ fn what_was_put_in_is_not_computed_again() {
     }
 }
 
+/// Where nothing more comes, what follows what was put in is computed, also while it is held.
+#[test]
+fn what_does_not_come_is_computed_before_it_is_released() {
+    let mut scheduler = limits(4, 8, 100);
+    let id = scheduler.submit(40, 10).unwrap();
+    scheduler.hold(id, 16);
+    scheduler.restore(id, 16..24).unwrap();
+    let mut rows = Vec::new();
+    for step in 0..9 {
+        if step == 3 {
+            scheduler.hold(id, usize::MAX);
+        }
+        rows.extend(scheduler.next_step(|_| false).rows);
+        scheduler.computed(id);
+    }
+    // The end in small steps, for it may be asked for at any moment, and never the last one, for what follows
+    // it would be asked for.
+    let expected = [(0, 8), (8, 8), (24, 8), (32, 2), (34, 2), (36, 2), (38, 1)];
+    assert_eq!(rows, expected.map(|(start, len)| row(id, start, len)));
+}
+
 #[test]
 fn what_nobody_waits_for_yet_takes_a_quarter_of_a_step() {
     let mut scheduler = limits(4, 64, 200);

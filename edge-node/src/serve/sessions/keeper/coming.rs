@@ -74,13 +74,9 @@ impl Keeper {
         while let Some(placed) = arrival.next_of(known) {
             Arrival::put_in(placed, &mover);
         }
-    }
-
-    /// Computes what did not come, once nothing more will.
-    pub(super) fn compute_the_rest(&self) {
-        let is_held = self.arrival.as_ref().is_some_and(Arrival::has_all);
-        if let (true, Some(local)) = (is_held, &self.local) {
-            local.mover().compute_all();
+        if arrival.has_all() {
+            // What did not come will not come.
+            mover.compute_all();
         }
     }
 
