@@ -88,7 +88,7 @@ fn file_name_part(text: &str) -> Result<String, String> {
 }
 
 /// The keys of a result beside those of metrics.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 35] = [
     "date",
     "endpoint_type",
     "backend",
@@ -124,14 +124,13 @@ const KEYS: [&str; 36] = [
     "seed",
     "provenance",
     "kv_per_request",
-    "kv_source",
 ];
 
 /// Parses `KEY=VALUE` whose key means nothing else.
 fn metadata(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
     let is_metrics = key.ends_with("_ms") && Metric::ALL.iter().any(|it| key.contains(it.name()));
-    let is_ours = own_fields::NUMBERS.contains(&key);
+    let is_ours = own_fields::WORDS.contains(&key) || own_fields::NUMBERS.contains(&key);
     if key.is_empty() || KEYS.contains(&key) || is_metrics || is_ours {
         return Err(format!(
             "the key {key:?} has a meaning of its own in results"
