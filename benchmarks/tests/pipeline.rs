@@ -78,6 +78,7 @@ fn has_the_keys_that_readers_rely_on(result: &Value) {
             "commit",
             "cpu",
             "date",
+            "gpu",
             "load_average",
             "logical_cpu_count",
             "rustc",
@@ -153,8 +154,8 @@ fn a_sweep_over_number_formats_has_fewer_bytes_and_a_map_for_each() {
     let bytes = |index: usize| points[index]["kv_bytes_wire"].as_f64().unwrap();
     // Scales take their part of so few tokens.
     assert!(bytes(0) > 3.3 * bytes(2), "{} {}", bytes(0), bytes(2));
-    for plot in ["pipeline-regime-24.svg", "pipeline-regime-24-int8.svg"] {
     assert_eq!(points[2]["kv_bytes_logical"], points[0]["kv_bytes_wire"]);
+    for plot in ["pipeline-regime-24.svg", "pipeline-regime-24-int8.svg"] {
         let map = std::fs::read_to_string(dir.path().join(plot)).unwrap();
         assert!(map.contains(" %</text>"), "{map}");
     }
