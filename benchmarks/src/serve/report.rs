@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -18,6 +18,7 @@ use crate::result_dir::ResultDirArgs;
 
 /// What is reported, and where to.
 #[derive(Args)]
+#[command(group = ArgGroup::new("saving").args(["save_result", "append_result"]).multiple(true))]
 pub(crate) struct ReportArgs {
     /// Times to report
     #[arg(
@@ -41,8 +42,11 @@ pub(crate) struct ReportArgs {
     /// Write the JSON file
     #[arg(long)]
     pub(crate) save_result: bool,
+    /// Write it as one line behind what is in the file, instead of in its place
+    #[arg(long)]
+    pub(crate) append_result: bool,
     /// Write each request's lengths and times into it
-    #[arg(long, requires = "save_result")]
+    #[arg(long, requires = "saving")]
     pub(crate) save_detailed: bool,
     #[command(flatten)]
     pub(crate) results: ResultDirArgs,

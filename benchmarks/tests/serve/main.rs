@@ -234,6 +234,57 @@ fn conversations_are_asked_as_the_tokenizer_of_the_server_counts_them() {
 }
 
 #[test]
+fn runs_are_appended_and_named_as_vllms_client_does() {
+    let other = Other::start(Answering::Well);
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--append-result",
+        "--result-filename",
+        "runs.json",
+        "--model",
+        "org/tiny",
+        "--served-model-name",
+        "served",
+        "--request-id-prefix",
+        "run7-",
+        "--input-len",
+        "5",
+        "--output-len",
+        "3",
+    ];
+    let arguments = [&SHORT[..SHORT.len() - 1], &more].concat();
+    for label in ["one", "two"] {
+        let arguments = [&arguments[..], &["--label", label]].concat();
+        succeeded(&client(dir.path(), &other.base_url, &arguments));
+    }
+    let lines = std::fs::read_to_string(dir.path().join("runs.json")).unwrap();
+    let runs: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let labels: Vec<_> = runs.iter().map(|run| &run["label"]).collect();
+    assert_eq!(labels, ["one", "two"]);
+    assert!(runs.iter().all(|run| run["model_id"] == "org/tiny"));
+    let asked = other.asked();
+    let mut names = Vec::new();
+    for (head, body) in &asked {
+        assert_eq!(
+            (&body["model"], &body["max_tokens"]),
+            (&json!("served"), &json!(3))
+        );
+        // What was made up to have 5 tokens: the default is 1,024.
+        assert!(body["prompt"].as_str().unwrap().len() < 100, "{body}");
+        let lines = head.lines();
+        names.extend(lines.filter_map(|line| line.strip_prefix("x-request-id: ")));
+    }
+    names.sort_unstable();
+    names.dedup();
+    // The test request has no name.
+    assert_eq!((asked.len(), names.len()), (26, 12), "{names:?}");
+    assert!(names.contains(&"run7-0") && names.contains(&"run7-11"));
+}
+
+#[test]
 fn a_made_up_cloud_prompt_stands_before_every_prompt() {
     let other = Other::start(Answering::Well);
     let dir = tempfile::tempdir().unwrap();

@@ -137,6 +137,15 @@ fn details_have_an_entry_for_each_request_and_no_text() {
 }
 
 #[test]
+fn details_need_a_file_to_be_in() {
+    let is_taken = |args: &[&str]| Line::try_parse_from(["x"].iter().chain(args)).is_ok();
+    assert!(!is_taken(&["--save-detailed"]));
+    assert!(is_taken(&["--save-detailed", "--save-result"]));
+    assert!(is_taken(&["--save-detailed", "--append-result"]));
+    assert!(is_taken(&["--save-result", "--append-result"]));
+}
+
+#[test]
 fn metadata_takes_no_key_of_the_result() {
     for (key, _) in result_of(&["--save-result", "--save-detailed"]) {
         assert!(
