@@ -21,6 +21,9 @@ use harm::{Harm, right_answers};
 use report::{Report, Row};
 use text::{Text, TextSource};
 
+/// What everything is computed on: exactness is proved here.
+const DEVICE: ComputeDevice = ComputeDevice::Flex;
+
 /// Arguments of `benchmarks codecs`.
 #[derive(Args)]
 pub(crate) struct CodecsArgs {
@@ -55,7 +58,7 @@ pub(crate) struct CodecsArgs {
 pub(crate) fn run(args: &CodecsArgs) -> Result<()> {
     let result_dir = args.results.open()?;
     let mut report = Report::new(args)?;
-    let demo = Model::demo(&ComputeDevice::default().open()?)?;
+    let demo = Model::demo(&DEVICE.open()?)?;
     let desk = text::desk(&demo, args)?;
     for dtype in KvDtype::ALL {
         let harm = Harm::of(&demo, &desk, dtype);
@@ -67,7 +70,7 @@ pub(crate) fn run(args: &CodecsArgs) -> Result<()> {
             model: Some(path.clone()),
             load_format: LoadFormat::Auto,
             model_shape: None,
-            device: ComputeDevice::default(),
+            device: DEVICE,
         };
         let model = model.open()?;
         let len = args.cloud_len.get() + args.edge_len.get();

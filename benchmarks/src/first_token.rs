@@ -82,7 +82,8 @@ struct Row {
 pub(crate) fn run(args: &FirstTokenArgs) -> Result<()> {
     ensure!(args.rounds > 0, "at least one round is needed");
     let result_dir = args.results.open()?;
-    let provenance = Provenance::gather()?;
+    let device = args.model.device;
+    let provenance = Provenance::gather()?.computing_on(&[device]);
     let model = Arc::new(args.model.open()?);
     let dir = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -117,6 +118,8 @@ pub(crate) fn run(args: &FirstTokenArgs) -> Result<()> {
     let report = json!({
         "provenance": provenance,
         "model_digest": model.digest.to_string(),
+        "device": device.to_string(),
+        "threads": rayon::current_num_threads(),
         "cloud_token_count": token_count,
         "link": args.link.spec().map(|link| format!("{link:?}")),
         "seed": args.link.seed(),

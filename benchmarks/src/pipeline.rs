@@ -78,7 +78,7 @@ impl Report<'_> {
 /// Measures every point, prints the table and writes the files.
 pub(crate) fn run(args: &PipelineArgs) -> Result<()> {
     let (plan, model) = (Plan::of(args), plan::model_or_default(&args.model));
-    let provenance = Provenance::gather()?;
+    let provenance = Provenance::gather()?.computing_on(&[model.device]);
     let dir = args.result_dir.open()?;
     if let Some(scaled) = &plan.scaled {
         println!("{scaled}");

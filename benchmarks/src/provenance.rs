@@ -1,10 +1,12 @@
 //! Where a result comes from: the code, the machine and the moment, in every file that is written.
 
+mod gpu;
 mod stolen;
 
 use std::process::Command;
 
 use anyhow::Result;
+use edgeprompt_model::ComputeDevice;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -21,6 +23,8 @@ pub(crate) struct Provenance {
     pub(crate) burn: String,
     /// Name of the processor.
     pub(crate) cpu: String,
+    /// What computes beside or instead of the processor; absent where nothing does.
+    pub(crate) gpu: Option<String>,
     /// Processors that the system offers.
     pub(crate) logical_cpu_count: usize,
     /// When the run began, UTC.
@@ -47,6 +51,7 @@ impl Provenance {
             rustc: env!("EDGEPROMPT_RUSTC"),
             burn: version_in_lock(include_str!("../../Cargo.lock"), "burn"),
             cpu: cpu_name(&file("/proc/cpuinfo")),
+            gpu: None,
             logical_cpu_count: std::thread::available_parallelism()?.get(),
             date: iso_8601(OffsetDateTime::now_utc()),
             load_average: load_average(&file("/proc/loadavg")),
@@ -57,6 +62,14 @@ impl Provenance {
 }
 
 impl Provenance {
+    /// The same, of a run that computes on these devices.
+    pub(crate) fn computing_on(self, devices: &[ComputeDevice]) -> Self {
+        Self {
+            gpu: gpu::names(devices),
+            ..self
+        }
+    }
+
     /// The commit as people say it; that the sources were changed since is not left out.
     pub(crate) fn short_commit(&self) -> String {
         let (hash, changed) = match self.commit.split_once('-') {

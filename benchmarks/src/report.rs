@@ -2,6 +2,7 @@
 //! where each comes from. The page loads nothing from elsewhere.
 
 mod html;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::result_dir::ResultDirArgs;
 
@@ -70,10 +71,9 @@ fn read(dir: &Path) -> Result<BTreeMap<String, Section>> {
     };
     let mut sections = BTreeMap::new();
     for path in with("json") {
-        let result = serde_json::from_str(&text(path)?);
-        let result: Value = result.with_context(|| format!("{} is no JSON", path.display()))?;
+        let result = values(&text(path)?);
         let section = Section {
-            result,
+            result: result.with_context(|| format!("{} is no JSON", path.display()))?,
             ..Section::default()
         };
         sections.insert(stem(path), section);
@@ -97,6 +97,18 @@ fn read(dir: &Path) -> Result<BTreeMap<String, Section>> {
         section.plots.push((plot, text(path)?));
     }
     Ok(sections)
+}
+
+/// What is in a file: a result, or several, as `serve --append-result` writes them.
+fn values(text: &str) -> serde_json::Result<Value> {
+    let values = serde_json::Deserializer::from_str(text).into_iter();
+    let mut values: Vec<Value> = values.collect::<Result<_, _>>()?;
+    match values.len() {
+        // Says that there is nothing.
+        0 => serde_json::from_str(text),
+        1 => Ok(values.remove(0)),
+        _ => Ok(json!({ "results": values })),
+    }
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -154,10 +166,34 @@ mod tests {
     }
 
     #[test]
+    fn results_that_were_appended_are_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = "{\"label\":\"a\",\"completed\":3}\n{\"label\":\"b\",\"completed\":4}";
+        fs::write(dir.path().join("runs.json"), lines).unwrap();
+        let page = html::page(&read(dir.path()).unwrap());
+        let row = |label: &str, count: u32| format!("<tr><td>{label}</td><td>{count}</td></tr>");
+        assert!(
+            page.contains(&row("a", 3)) && page.contains(&row("b", 4)),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let words: Vec<_> = (0..40).map(|index| format!("--w{index}")).collect();
+        let result = json!({"provenance": {"command_line": words}});
+        fs::write(dir.path().join("a.json"), result.to_string()).unwrap();
+        assert!(html::page(&read(dir.path()).unwrap()).contains(&words.join(" ")));
+    }
+
+    #[test]
     fn a_file_that_is_no_result_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("broken.json"), "{").unwrap();
-        let error = read(dir.path()).err().unwrap();
-        assert!(format!("{error:#}").contains("broken.json is no JSON"));
+        for text in ["{", "", "{} {"] {
+            fs::write(dir.path().join("broken.json"), text).unwrap();
+            let error = read(dir.path()).err().unwrap();
+            assert!(format!("{error:#}").contains("broken.json is no JSON"));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The folder that results go to.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -48,6 +50,16 @@ impl ResultDir {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
         self.write(name, &text)
+    }
+
+    /// Writes a line of JSON behind what is in the file, if there is one.
+    pub(crate) fn append_json(&self, name: &str, value: &impl Serialize) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        let line = serde_json::to_string(value)? + "\n";
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(path)
     }
 
     /// The folder.

@@ -253,10 +253,14 @@ fn tell(
     }
     print!("{}", console::failures(&measured));
     print!("{}", console::table(&measured, &layout));
-    if args.report.save_result {
+    if args.report.save_result || args.report.append_result {
         let setup = setup(args, target, workload, provenance);
         let result = report::result(&measured, &run, &prompt_lens, &setup, &args.report);
-        let written = dir.write_json(&report::file_name(&setup, &args.report), &result);
+        let name = report::file_name(&setup, &args.report);
+        let written = match args.report.append_result {
+            true => dir.append_json(&name, &result),
+            false => dir.write_json(&name, &result),
+        };
         let path = written.map_err(Failure::of(Exit::Usage))?;
         println!("written to {}", path.display());
     }
@@ -271,7 +275,7 @@ fn setup(args: &ServeArgs, target: &Target, workload: &Workload, provenance: Pro
     Setup {
         date: compact(OffsetDateTime::now_utc()),
         backend: args.server.backend.label(),
-        model: target.server.model.clone(),
+        model: args.server.model_id(&target.server).to_owned(),
         tokenizer: target.counter.label(),
         num_prompts: workload.samples.len(),
         request_rate: args.data.request_rate,

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<()> {
         "users and seconds are needed"
     );
     let result_dir = args.results.open()?;
-    let provenance = Provenance::gather()?;
+    let provenance = Provenance::gather()?.computing_on(&[args.model.device]);
     let mut model = args.model.clone();
     if model.model.is_none() && model.model_shape.is_none() {
         model.model = Some(PathBuf::from(DEMO_MODEL));

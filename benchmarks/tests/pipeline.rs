@@ -78,6 +78,7 @@ fn has_the_keys_that_readers_rely_on(result: &Value) {
             "commit",
             "cpu",
             "date",
+            "gpu",
             "load_average",
             "logical_cpu_count",
             "rustc",
@@ -121,7 +122,8 @@ fn a_cold_sweep_measures_every_point_and_says_where_it_comes_from() {
         );
         assert_eq!(point["same_first_token_count"], 2, "fusion is exact");
         assert_eq!(point["emulator_down"]["overrun_packet_count"], 0);
-        assert!(point["kv_bytes_logical"].as_u64() > Some(0));
+        assert!(point["kv_bytes_wire"].as_u64() > Some(0));
+        assert_eq!(point["kv_bytes_wire"], point["kv_bytes_logical"], "f32");
         for layer in point["median_timeline"]["layers"].as_array().unwrap() {
             // What came becomes a tensor, and the pass goes through the layer: in two steps if it
             // had to wait.
@@ -149,9 +151,10 @@ fn a_sweep_over_number_formats_has_fewer_bytes_and_a_map_for_each() {
     let points = result["points"].as_array().unwrap();
     let codecs: Vec<_> = points.iter().map(|it| &it["point"]["codec"]).collect();
     assert_eq!(codecs, ["f32", "f32", "int8", "int8"]);
-    let bytes = |index: usize| points[index]["kv_bytes_logical"].as_f64().unwrap();
+    let bytes = |index: usize| points[index]["kv_bytes_wire"].as_f64().unwrap();
     // Scales take their part of so few tokens.
     assert!(bytes(0) > 3.3 * bytes(2), "{} {}", bytes(0), bytes(2));
+    assert_eq!(points[2]["kv_bytes_logical"], points[0]["kv_bytes_wire"]);
     for plot in ["pipeline-regime-24.svg", "pipeline-regime-24-int8.svg"] {
         let map = std::fs::read_to_string(dir.path().join(plot)).unwrap();
         assert!(map.contains(" %</text>"), "{map}");

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::CodecsArgs;
 use super::harm::Harm;
 use super::speed::Speed;
 use super::text::TextSource;
+use super::{CodecsArgs, DEVICE};
 use crate::provenance::Provenance;
 use crate::result_dir::ResultDir;
 
@@ -17,6 +17,9 @@ use crate::result_dir::ResultDir;
 #[derive(Serialize)]
 pub(crate) struct Report {
     provenance: Provenance,
+    device: String,
+    /// Of everything but the speeds, which are one thread's.
+    threads: usize,
     seed: u64,
     cloud_len: usize,
     edge_len: usize,
@@ -59,7 +62,9 @@ impl Row {
 impl Report {
     pub(crate) fn new(args: &CodecsArgs) -> Result<Self> {
         Ok(Self {
-            provenance: Provenance::gather()?,
+            provenance: Provenance::gather()?.computing_on(&[DEVICE]),
+            device: DEVICE.to_string(),
+            threads: rayon::current_num_threads(),
             seed: args.seed,
             cloud_len: args.cloud_len.get(),
             edge_len: args.edge_len.get(),
@@ -122,5 +127,28 @@ impl Report {
 
     pub(crate) fn write(&self, dir: &ResultDir) -> Result<PathBuf> {
         dir.write_json("codecs.json", self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CodecsArgs,
+    }
+
+    #[test]
+    fn a_result_says_what_it_was_computed_with() {
+        let line = Line::try_parse_from(["x", "--texts", "3"]).unwrap();
+        let report = serde_json::to_value(Report::new(&line.args).unwrap()).unwrap();
+        assert_eq!(report["device"], "flex");
+        assert_eq!(report["threads"], rayon::current_num_threads());
+        assert_eq!(report["provenance"]["gpu"], serde_json::Value::Null);
+        assert_eq!(report["text_count"], 3);
     }
 }

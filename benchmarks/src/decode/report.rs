@@ -17,6 +17,7 @@ use crate::statistics::Spread;
 pub(crate) struct Report {
     provenance: Provenance,
     model: String,
+    device: String,
     threads: usize,
     cloud_len: usize,
     edge_len: usize,
@@ -42,8 +43,9 @@ impl Report {
         let path = args.model.model.as_ref();
         let model = path.map_or(shape, |path| Some(path.display().to_string()));
         Ok(Self {
-            provenance: Provenance::gather()?,
+            provenance: Provenance::gather()?.computing_on(&[args.model.device]),
             model: model.unwrap_or_default(),
+            device: args.model.device.to_string(),
             threads: rayon::current_num_threads(),
             cloud_len: args.cloud_len,
             edge_len: args.edge_len.get(),

@@ -73,6 +73,7 @@ pub(crate) struct ExecutionArgs {
 pub(crate) fn run(args: &ExecutionArgs) -> Result<()> {
     let plan = Plan::of(args)?;
     let (dir, provenance) = (args.results.open()?, Provenance::gather()?);
+    let provenance = provenance.computing_on(&[plan.model.device]);
     let nodes = Nodes::start(&plan)?;
     let mut answers = Answers::default();
     let (mut samples, mut failures) = (Vec::new(), Vec::new());

@@ -55,6 +55,7 @@ pub(crate) fn run(args: &CloudArgs) -> Result<()> {
         addr: running.addr(),
         join_token: identity.invite(INVITATION_LIFETIME)?.to_string(),
         model_digest: model.digest.to_string(),
+        geometry: *geometry,
     };
     children::serve(ready, |Store(spec): Store| {
         let tokens = spec.tokens(model.config.vocab_size).into();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use edgeprompt_kv::{KvDtype, TokenId};
+use edgeprompt_kv::{KvDtype, KvGeometry, TokenId};
 use edgeprompt_telemetry::timeline::LayerTimeline;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -39,6 +39,8 @@ pub(crate) struct CloudReady {
     pub(crate) join_token: String,
     /// The digest of its model.
     pub(crate) model_digest: String,
+    /// The shape of its model's keys and values.
+    pub(crate) geometry: KvGeometry,
 }
 
 /// What a cloud is told to do: compute a prompt and keep it.

@@ -30,6 +30,8 @@ pub(crate) struct Measured {
     pub(crate) rounds: Vec<Round>,
     /// What the emulated link counted.
     pub(crate) emulator: EmulatorStats,
+    /// Keys and values of the cloud prompt in f32.
+    pub(crate) kv_bytes_logical: u64,
 }
 
 /// What follows. Times in milliseconds, rates in megabits each second.
@@ -59,7 +61,9 @@ pub(crate) struct PointResult {
     pub(crate) kv_overlap_ratio: Option<Spread>,
     /// How long the edge waited for layers.
     pub(crate) kv_wait_ms: Spread,
-    /// Keys and values of the cloud prompt.
+    /// Keys and values of the cloud prompt, as the edge received them.
+    pub(crate) kv_bytes_wire: u64,
+    /// The same keys and values in f32.
     pub(crate) kv_bytes_logical: u64,
     /// From the first byte of the first layer to the last of the last, pauses included.
     pub(crate) kv_goodput_mbit_s: Option<Spread>,
@@ -133,6 +137,7 @@ impl PointResult {
             cold_link,
             rounds,
             emulator,
+            kv_bytes_logical,
         } = measured;
         let streamed: Vec<_> = rounds.iter().map(|round| &round.streaming).collect();
         let pipelines: Vec<_> = streamed
@@ -165,7 +170,8 @@ impl PointResult {
             layers,
             kv_overlap_ratio: Spread::of_some(streamed.iter().map(|a| a.timeline.overlap_ratio())),
             kv_wait_ms: each(|answered| ms(answered.timeline.exposed_wait())),
-            kv_bytes_logical: kv_bytes,
+            kv_bytes_wire: kv_bytes,
+            kv_bytes_logical,
             kv_goodput_mbit_s: Spread::of_some(goodputs()),
             kv_goodput_share: Spread::of_some(
                 goodputs().map(|goodput| goodput.map(|goodput| goodput / point.rate_mbit_s())),

@@ -75,6 +75,7 @@ fn result(rounds: Vec<Round>) -> PointResult {
         cold_link: streamed(99),
         rounds,
         emulator: EmulatorStats::default(),
+        kv_bytes_logical: 500_000,
     };
     PointResult::of(point, measured)
 }
@@ -189,6 +190,7 @@ fn json_has_the_keys_that_readers_rely_on() {
         "flow_shop_at_rate_ms",
         "flow_shop_ms",
         "kv_bytes_logical",
+        "kv_bytes_wire",
         "kv_goodput_mbit_s",
         "kv_goodput_share",
         "kv_overlap_ratio",
@@ -215,5 +217,7 @@ fn json_has_the_keys_that_readers_rely_on() {
     assert_eq!(keys, expected);
     assert_eq!(value["ttft_ms"]["median"], 29.0);
     assert_eq!(value["point"]["rate_mbit_s"], 200);
+    assert_eq!(value["kv_bytes_wire"], 250_000);
+    assert_eq!(value["kv_bytes_logical"], 500_000);
     assert_eq!(value["regime"], "transmission-bound");
 }

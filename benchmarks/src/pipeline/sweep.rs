@@ -2,6 +2,7 @@
 //! which order.
 
 use anyhow::{Context, Result, bail};
+use edgeprompt_kv::KvDtype;
 use edgeprompt_launch::ModelArgs;
 use edgeprompt_testkit::emulator::LinkEmulator;
 
@@ -103,10 +104,18 @@ impl Nodes {
             cold_link,
             rounds,
             emulator: emulator.stats(),
+            kv_bytes_logical: self.kv_bytes_logical(point.cloud_len)?,
         };
         // While the way to the cloud is still there.
         self.order(&EdgeOrder::Leave)?;
         Ok(PointResult::of(point, measured))
+    }
+
+    /// Keys and values of so many tokens, in f32.
+    fn kv_bytes_logical(&self, len: u32) -> Result<u64> {
+        let geometry = &self.cloud_ready.geometry;
+        let layer_bytes = geometry.layer_bytes(usize::try_from(len)?, KvDtype::F32);
+        Ok(u64::try_from(layer_bytes)? * u64::from(geometry.layer_count()))
     }
 
     /// Both compute once before anything is measured: the first time has to find its memory.

@@ -6,10 +6,8 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 use super::Section;
+use super::tables::{is_scalar, shown, tables};
 use crate::plot::svg;
-
-/// Most rows of a table made from JSON: more is for programs.
-const ROW_COUNT_MAX: usize = 200;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1f2328;--muted:#59636e;--page:#ffffff;--line:#d1d9e0;--panel:#f6f8fa}
@@ -61,7 +59,7 @@ fn origin(result: &Value) -> String {
     let top = result.as_object().unwrap_or(&nothing);
     let scalars = top.iter().filter(|(_, value)| is_scalar(value));
     for (name, value) in provenance.unwrap_or(&nothing).iter().chain(scalars) {
-        let (name, value) = (escaped(name), escaped(&shown(value)));
+        let (name, value) = (escaped(name), escaped(&whole(value)));
         let _ = writeln!(facts, "<dt>{name}</dt><dd>{value}</dd>");
     }
     match facts.is_empty() {
@@ -70,68 +68,13 @@ fn origin(result: &Value) -> String {
     }
 }
 
-/// A table for each list of objects, of what in them is neither list nor object.
-fn tables(result: &Value) -> String {
-    let nothing = Map::new();
-    let lists = result.as_object().unwrap_or(&nothing).iter();
-    let lists = lists.filter_map(|(name, value)| Some((name, value.as_array()?)));
-    let mut tables = String::new();
-    for (name, list) in lists {
-        let rows: Vec<_> = list.iter().filter_map(Value::as_object).collect();
-        let Some(first) = rows.first() else { continue };
-        let columns: Vec<_> = first
-            .iter()
-            .filter(|(_, value)| is_scalar(value))
-            .map(|(name, _)| name)
-            .collect();
-        let cells = |tag: &str, cells: &mut dyn Iterator<Item = String>| -> String {
-            cells
-                .map(|cell| format!("<{tag}>{}</{tag}>", escaped(&cell)))
-                .collect()
-        };
-        let head = cells("th", &mut columns.iter().map(|name| (*name).clone()));
-        let _ = write!(
-            tables,
-            "<h3>{}</h3>\n<div class=\"scroll\"><table>\n<tr>{head}</tr>\n",
-            escaped(name)
-        );
-        for row in rows.iter().take(ROW_COUNT_MAX) {
-            let values = columns
-                .iter()
-                .map(|name| row.get(*name).map_or_else(String::new, shown));
-            let _ = writeln!(tables, "<tr>{}</tr>", cells("td", &mut values.into_iter()));
-        }
-        tables += "</table></div>\n";
-        if rows.len() > ROW_COUNT_MAX {
-            let _ = writeln!(
-                tables,
-                "<p>{} more rows are in the JSON file</p>",
-                rows.len() - ROW_COUNT_MAX
-            );
-        }
-    }
-    tables
-}
-
-const fn is_scalar(value: &Value) -> bool {
-    !matches!(value, Value::Array(_) | Value::Object(_))
-}
-
-/// A value as people read it: numbers with at most four decimals, lists with spaces between.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => {
-            let number = number.as_f64().unwrap_or_default();
-            let text = format!("{number:.4}");
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        }
-        Value::Array(values) => {
-            let words: Vec<_> = values.iter().map(shown).collect();
-            words.join(" ")
-        }
-        other => other.to_string(),
-    }
+/// A value with all of a list: a command line that ends early is none.
+fn whole(value: &Value) -> String {
+    let Value::Array(values) = value else {
+        return shown(value);
+    };
+    let words: Vec<_> = values.iter().map(shown).collect();
+    words.join(" ")
 }
 
 /// An SVG file as an address that holds it: its style cannot reach the page's, nor the page's it.
@@ -155,6 +98,6 @@ fn data_url(svg: &str) -> String {
 }
 
 /// Text for an element or for an attribute.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     svg::escaped(text).replace('"', "&quot;")
 }

@@ -236,7 +236,7 @@ mod tests {
             (got.prompt_len, got.output_len, got.cached_len),
             (Some(9), 4, Some(5))
         );
-        assert_eq!(got.own.source.as_deref(), Some("disk"));
+        assert_eq!(got.own.words["kv_source"], "disk");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use clap::Args;
 use edgeprompt_protocol::PromptName;
+use hyper::header::HeaderValue;
 use serde_json::{Map, Value, json};
 
 use super::data::CloudText;
@@ -43,6 +44,9 @@ pub(crate) struct AskArgs {
     /// Factor for a token that occurred
     #[arg(long)]
     repetition_penalty: Option<f64>,
+    /// Sent in x-request-id with the request's number behind it, to find it in the server's log
+    #[arg(long, value_name = "PREFIX", value_parser = header_value)]
+    request_id_prefix: Option<String>,
     /// More fields of every request, which win over all others
     #[arg(long, value_name = "JSON", value_parser = object)]
     extra_body: Option<Value>,
@@ -56,6 +60,15 @@ pub(crate) struct Asking {
     /// What wins over everything.
     extra: Map<String, Value>,
     cloud_text: Option<String>,
+    request_id_prefix: Option<String>,
+}
+
+/// Text that can be sent in a header.
+fn header_value(text: &str) -> Result<String, String> {
+    match HeaderValue::from_str(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("it is sent in a header, where control characters cannot be".to_owned()),
+    }
 }
 
 impl AskArgs {
@@ -99,11 +112,18 @@ impl AskArgs {
             common,
             extra: extra.cloned().unwrap_or_default(),
             cloud_text,
+            request_id_prefix: self.request_id_prefix.clone(),
         }
     }
 }
 
 impl Asking {
+    /// What the request of this number is called, if requests have names.
+    pub(crate) fn request_id(&self, index: usize) -> Option<HeaderValue> {
+        let prefix = self.request_id_prefix.as_ref()?;
+        HeaderValue::from_str(&format!("{prefix}{index}")).ok()
+    }
+
     /// The body that asks a sample.
     pub(crate) fn body(&self, sample: &Sample) -> Bytes {
         let mut body = self.common.clone();

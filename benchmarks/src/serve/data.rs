@@ -55,6 +55,14 @@ pub(crate) struct DataArgs {
     /// Take conversations in the order of the file
     #[arg(long)]
     disable_shuffle: bool,
+    /// The same as --random-input-len, over which it wins
+    #[arg(long, value_name = "TOKENS", conflicts_with = "trace",
+        value_parser = clap::value_parser!(u64).range(1..=LEN_MAX))]
+    input_len: Option<u64>,
+    /// The same as --random-output-len and --sharegpt-output-len, over which it wins
+    #[arg(long, value_name = "TOKENS", conflicts_with = "trace",
+        value_parser = clap::value_parser!(u64).range(1..=LEN_MAX))]
+    output_len: Option<u64>,
     /// Tokens of a prompt of --dataset-name random
     #[arg(long, value_name = "TOKENS", default_value_t = 1024,
         value_parser = clap::value_parser!(u64).range(1..=LEN_MAX))]
@@ -122,14 +130,14 @@ impl DataArgs {
             (DatasetName::Sharegpt, None) => Box::new(ShareGptLens::new(self.seed)),
             (DatasetName::Random, _) => Box::new(RandomLens::new(
                 Lens {
-                    prompt: usize_of(self.random_input_len),
-                    output: usize_of(self.random_output_len),
+                    prompt: usize_of(self.input_len.unwrap_or(self.random_input_len)),
+                    output: usize_of(self.output_len.unwrap_or(self.random_output_len)),
                 },
                 self.random_range_ratio,
                 self.seed,
             )),
         };
-        let forced = self.sharegpt_output_len.map(usize_of);
+        let forced = self.sharegpt_output_len();
         let lens = lens.take(usize_of(self.num_prompts)).map(|lens| Lens {
             output: forced
                 .filter(|_| self.dataset_name == DatasetName::Sharegpt)
@@ -147,6 +155,10 @@ impl DataArgs {
         Ok(self.at_rate(samples, json!({ "name": name }), vec![note.to_owned()]))
     }
 
+    fn sharegpt_output_len(&self) -> Option<usize> {
+        self.output_len.or(self.sharegpt_output_len).map(usize_of)
+    }
+
     fn conversations(&self, path: &Path, count: CountTokens<'_>) -> Result<Workload> {
         let rules = Rules {
             sample_count: usize_of(self.num_prompts),
@@ -155,7 +167,7 @@ impl DataArgs {
                 true => Order::AsStored,
                 false => Order::Shuffled,
             },
-            output_len: self.sharegpt_output_len.map(usize_of),
+            output_len: self.sharegpt_output_len(),
             oversampling: match self.no_oversample {
                 true => Oversampling::Never,
                 false => Oversampling::WithReplacement,

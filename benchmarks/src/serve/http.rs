@@ -71,6 +71,13 @@ impl HttpClient {
         }
     }
 
+    /// The same over the same connections, with a header more.
+    pub(crate) fn with_header(&self, name: &'static str, value: HeaderValue) -> Self {
+        let mut client = self.clone();
+        client.headers.insert(name, value);
+        client
+    }
+
     /// Sends a JSON body; the answer's head has come and is a good one.
     ///
     /// # Errors

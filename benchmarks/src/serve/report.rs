@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
@@ -18,6 +18,7 @@ use crate::result_dir::ResultDirArgs;
 
 /// What is reported, and where to.
 #[derive(Args)]
+#[command(group = ArgGroup::new("saving").args(["save_result", "append_result"]).multiple(true))]
 pub(crate) struct ReportArgs {
     /// Times to report
     #[arg(
@@ -41,8 +42,11 @@ pub(crate) struct ReportArgs {
     /// Write the JSON file
     #[arg(long)]
     pub(crate) save_result: bool,
+    /// Write it as one line behind what is in the file, instead of in its place
+    #[arg(long)]
+    pub(crate) append_result: bool,
     /// Write each request's lengths and times into it
-    #[arg(long, requires = "save_result")]
+    #[arg(long, requires = "saving")]
     pub(crate) save_detailed: bool,
     #[command(flatten)]
     pub(crate) results: ResultDirArgs,
@@ -88,7 +92,7 @@ fn file_name_part(text: &str) -> Result<String, String> {
 }
 
 /// The keys of a result beside those of metrics.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 35] = [
     "date",
     "endpoint_type",
     "backend",
@@ -124,14 +128,13 @@ const KEYS: [&str; 36] = [
     "seed",
     "provenance",
     "kv_per_request",
-    "kv_source",
 ];
 
 /// Parses `KEY=VALUE` whose key means nothing else.
 fn metadata(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
     let is_metrics = key.ends_with("_ms") && Metric::ALL.iter().any(|it| key.contains(it.name()));
-    let is_ours = own_fields::NUMBERS.contains(&key);
+    let is_ours = own_fields::WORDS.contains(&key) || own_fields::NUMBERS.contains(&key);
     if key.is_empty() || KEYS.contains(&key) || is_metrics || is_ours {
         return Err(format!(
             "the key {key:?} has a meaning of its own in results"

@@ -189,8 +189,12 @@ impl Shared {
             Some(slots) => slots.acquire().await.ok(),
             None => None,
         };
+        let client = match self.asking.request_id(index) {
+            Some(id) => self.client.with_header("x-request-id", id),
+            None => self.client.clone(),
+        };
         let start = self.began.elapsed();
-        let answer = ask(&self.client, &self.path, body).await;
+        let answer = ask(&client, &self.path, body).await;
         drop(slot);
         Outcome {
             start,

@@ -76,6 +76,9 @@ pub(crate) struct ServerArgs {
     /// Name of the model; the first of /v1/models unless given
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// What requests call the model, where that is not --model, which then only the result has
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Option<String>,
     /// A tokenizer.json, or the folder of one, to count tokens with; the server's /tokenize unless given
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -128,7 +131,8 @@ impl ServerArgs {
     /// # Errors
     /// If the server does not answer.
     pub(crate) async fn find(&self, client: HttpClient) -> Result<Server> {
-        let model = match &self.model {
+        let given = self.served_model_name.as_ref().or(self.model.as_ref());
+        let model = match given {
             Some(model) => model.clone(),
             None => first_model(&client).await?,
         };
@@ -137,6 +141,11 @@ impl ServerArgs {
             path: self.path(),
             model,
         })
+    }
+
+    /// What the result calls the model of a server that was found.
+    pub(crate) fn model_id<'a>(&'a self, server: &'a Server) -> &'a str {
+        self.model.as_deref().unwrap_or(&server.model)
     }
 
     /// The tokenizer of `--tokenizer`, if it is given.

@@ -114,6 +114,44 @@ fn an_edge_node_is_measured() {
 }
 
 #[test]
+fn what_an_edge_node_tells_of_a_cloud_prompt_is_in_the_result() {
+    let edge = Edge::with_cloud_prompt("desk", "The shop sells ruby, jade and amber plans.\n");
+    let asked = json!({"prompt": "Ada asks.", "cloud_prompt": "desk", "max_tokens": 2});
+    let first = edge.complete(&asked);
+    let timings = first["timings"].as_object().unwrap();
+    // Whatever more an edge tells has to be read too: `serve/own_fields.rs`.
+    let told: Vec<_> = timings.keys().filter(|it| it.starts_with("kv_")).collect();
+    assert_eq!(
+        told,
+        [
+            "kv_codec",
+            "kv_first_layer_ms",
+            "kv_last_layer_ms",
+            "kv_source",
+            "kv_wait_ms"
+        ]
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--cloud-prompt",
+        "desk",
+        "--save-detailed",
+        "--result-filename",
+        "r.json",
+    ];
+    let output = client(dir.path(), &edge.base_url, &[&SHORT[..], &more].concat());
+    succeeded(&output);
+    let result = result(dir.path(), "r.json");
+    assert_eq!(result["kv_source"], json!({"memory": 12}));
+    assert_eq!(
+        result["kv_codec"],
+        json!({ timings["kv_codec"].as_str().unwrap(): 12 })
+    );
+    assert!(result["kv_wait_ms"].as_f64() >= Some(0.0), "{result}");
+    assert_eq!(result["kv_per_request"][0]["kv_source"], "memory");
+}
+
+#[test]
 fn a_trace_is_replayed_and_its_bad_lines_are_named() {
     let edge = Edge::start();
     let dir = tempfile::tempdir().unwrap();
@@ -176,6 +214,7 @@ fn conversations_are_asked_as_the_tokenizer_of_the_server_counts_them() {
     assert_eq!(result["dataset"]["tally"]["rejected_count"], 1);
     assert_eq!(result["dataset"]["tally"]["repeated_count"], 2);
     assert_eq!(result["kv_source"], json!({"memory": 3}));
+    assert_eq!(result["kv_codec"], json!({"int8": 3}));
     assert_eq!(result["kv_wait_ms"], 1.5);
     assert!(!result.to_string().contains("sesame"));
     let asked = other.asked();
@@ -192,6 +231,57 @@ fn conversations_are_asked_as_the_tokenizer_of_the_server_counts_them() {
             "{head}"
         );
     }
+}
+
+#[test]
+fn runs_are_appended_and_named_as_vllms_client_does() {
+    let other = Other::start(Answering::Well);
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--append-result",
+        "--result-filename",
+        "runs.json",
+        "--model",
+        "org/tiny",
+        "--served-model-name",
+        "served",
+        "--request-id-prefix",
+        "run7-",
+        "--input-len",
+        "5",
+        "--output-len",
+        "3",
+    ];
+    let arguments = [&SHORT[..SHORT.len() - 1], &more].concat();
+    for label in ["one", "two"] {
+        let arguments = [&arguments[..], &["--label", label]].concat();
+        succeeded(&client(dir.path(), &other.base_url, &arguments));
+    }
+    let lines = std::fs::read_to_string(dir.path().join("runs.json")).unwrap();
+    let runs: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let labels: Vec<_> = runs.iter().map(|run| &run["label"]).collect();
+    assert_eq!(labels, ["one", "two"]);
+    assert!(runs.iter().all(|run| run["model_id"] == "org/tiny"));
+    let asked = other.asked();
+    let mut names = Vec::new();
+    for (head, body) in &asked {
+        assert_eq!(
+            (&body["model"], &body["max_tokens"]),
+            (&json!("served"), &json!(3))
+        );
+        // What was made up to have 5 tokens: the default is 1,024.
+        assert!(body["prompt"].as_str().unwrap().len() < 100, "{body}");
+        let lines = head.lines();
+        names.extend(lines.filter_map(|line| line.strip_prefix("x-request-id: ")));
+    }
+    names.sort_unstable();
+    names.dedup();
+    // The test request has no name.
+    assert_eq!((asked.len(), names.len()), (26, 12), "{names:?}");
+    assert!(names.contains(&"run7-0") && names.contains(&"run7-11"));
 }
 
 #[test]

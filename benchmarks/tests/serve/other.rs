@@ -161,7 +161,7 @@ fn well(stream: &mut TcpStream) -> bool {
     chunk(
         stream,
         "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":\"length\"}],\
-            \"timings\":{\"kv_source\":\"memory\",\"kv_wait_ms\":1.5}}\n\n\
+            \"timings\":{\"kv_source\":\"memory\",\"kv_codec\":\"int8\",\"kv_wait_ms\":1.5}}\n\n\
          data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n\
          data: [DONE]\n\n",
     );

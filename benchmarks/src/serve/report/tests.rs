@@ -36,7 +36,7 @@ fn setup() -> Setup {
 }
 
 fn run() -> Run {
-    let timings = json!({"kv_source": "disk", "kv_wait_ms": 2.5});
+    let timings = json!({"kv_source": "disk", "kv_codec": "int8", "kv_wait_ms": 2.5});
     let answer = Answer {
         ttft: Duration::from_millis(20),
         itls: vec![Duration::from_millis(5)],
@@ -101,6 +101,7 @@ fn a_result_has_vllms_keys_and_ours() {
         "p50_e2el_ms",
         "p99.9_ttft_ms",
         "kv_source",
+        "kv_codec",
         "kv_wait_ms",
         "provenance",
         "dataset",
@@ -116,6 +117,7 @@ fn a_result_has_vllms_keys_and_ours() {
     );
     assert_eq!(result["failures"], json!({"HTTP 500": 1}));
     assert_eq!(result["kv_source"], json!({"disk": 1}));
+    assert_eq!(result["kv_codec"], json!({"int8": 1}));
     assert_eq!(result.get("ttfts"), None);
 }
 
@@ -129,9 +131,18 @@ fn details_have_an_entry_for_each_request_and_no_text() {
     assert_eq!(result["errors"], json!(["", "HTTP 500"]));
     assert_eq!(
         result["kv_per_request"],
-        json!([{"kv_source": "disk", "kv_wait_ms": 2.5}, null])
+        json!([{"kv_source": "disk", "kv_codec": "int8", "kv_wait_ms": 2.5}, null])
     );
     assert_eq!(result.get("generated_texts"), None);
+}
+
+#[test]
+fn details_need_a_file_to_be_in() {
+    let is_taken = |args: &[&str]| Line::try_parse_from(["x"].iter().chain(args)).is_ok();
+    assert!(!is_taken(&["--save-detailed"]));
+    assert!(is_taken(&["--save-detailed", "--save-result"]));
+    assert!(is_taken(&["--save-detailed", "--append-result"]));
+    assert!(is_taken(&["--save-result", "--append-result"]));
 }
 
 #[test]
