@@ -27,12 +27,15 @@ use plan::Plan;
 use report::Report;
 
 use crate::dataset::ShareGpt;
+use crate::pipeline::plan::model_or_default;
 use crate::provenance::Provenance;
 
 /// Measures, prints tables and writes the files.
 pub(crate) fn run(args: &ShareGptArgs) -> Result<()> {
     let mut plan = Plan::of(args)?;
-    let provenance = Provenance::gather()?;
+    let devices = [args.edge_device, args.cloud_device];
+    let devices = devices.map(|it| it.unwrap_or_else(|| model_or_default(&args.model).device));
+    let provenance = Provenance::gather()?.computing_on(&devices);
     let dir = args.result_dir.open()?;
     let conversations = args.dataset_path.as_deref().map(ShareGpt::open);
     let conversations = conversations.transpose()?;
