@@ -17,7 +17,7 @@ fn models_that_are_made_at_the_same_time_are_the_same() {
     };
     let expected = numbers();
     thread::scope(|scope| {
-        let makers: Vec<_> = (0..8).map(|_| scope.spawn(numbers)).collect();
+        let makers: Vec<_> = (0..64).map(|_| scope.spawn(numbers)).collect();
         for maker in makers {
             assert!(maker.join().unwrap() == expected);
         }
