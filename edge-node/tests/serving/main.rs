@@ -4,6 +4,7 @@
 
 mod codecs;
 mod edge;
+mod first_token;
 mod handover;
 mod health;
 mod http;
