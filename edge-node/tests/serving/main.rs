@@ -9,6 +9,7 @@ mod handover;
 mod health;
 mod http;
 mod leaders;
+mod measured_link;
 mod page;
 mod peers;
 mod sessions;
