@@ -180,6 +180,39 @@ fn a_warm_cloud_computes_nothing_for_a_request() {
 }
 
 #[test]
+fn a_link_that_is_known_to_be_slow_is_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    // 192 KiB at 1 Mbit/s take a second and a half, and 96 tokens some milliseconds.
+    let sweep = [
+        "--rates",
+        "1",
+        "--rtts",
+        "2",
+        "--cloud-lens",
+        "96",
+        "--edge-len",
+        "6",
+        "--rounds",
+        "1",
+        "--cloud-store",
+        "warm",
+    ];
+    succeeded(&pipeline(dir.path(), &sweep));
+    let result = result(dir.path());
+    let [point] = &result["points"].as_array().unwrap()[..] else {
+        panic!("{result}")
+    };
+    let layer_count = point["layers"].as_array().unwrap().len();
+    let declined = point["declined_round_count"].as_u64().unwrap();
+    let here = point["planned_layers_here"]["median"].as_f64().unwrap();
+    assert!(declined > 0 || here == layer_count as f64, "{point}");
+    // What is no number has none in JSON.
+    let regret = point["planner_regret"].as_f64().unwrap();
+    assert!(regret >= 0.0, "{regret}");
+    assert_eq!(result["planner_regret_mean"], regret);
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_refused_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     let output = pipeline(dir.path(), &["--cloud-lens", "100000"]);

@@ -15,6 +15,10 @@ use crate::fetch_plan::{LayerCosts, felt};
 use crate::prefill_speed::PrefillSpeed;
 use crate::wire_codec::{Codecs, encoding};
 
+mod first_token;
+
+pub use first_token::PrivateWork;
+
 /// What is known of a cloud, or a neighbour, and of the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloudEstimate {

@@ -13,6 +13,7 @@ mod fields;
 mod fill_log;
 pub mod filling;
 mod first_counts;
+mod foretold;
 pub mod generator;
 mod listening;
 pub mod neighbourly;

@@ -137,7 +137,7 @@ fn usage(times: &Times) -> Value {
 #[expect(clippy::cast_precision_loss, reason = "counts for a rate")]
 fn timings(times: &Times) -> Value {
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
-    let prompt_n = times.prompt.private - times.prompt.shared;
+    let prompt_n = times.prompt.computed();
     let predicted_n = times.token_count;
     let (prompt_ms, predicted_ms) = (
         milliseconds(times.until_first),
@@ -158,7 +158,11 @@ fn timings(times: &Times) -> Value {
             0 => 0.0,
             gaps => gaps as f64 * 1000.0 / predicted_ms.max(f64::MIN_POSITIVE),
         },
+        "ttft_ms": prompt_ms,
     });
+    if let Some(predicted) = times.first_predicted {
+        timings["ttft_predicted_ms"] = milliseconds(predicted).into();
+    }
     if let Some(KvCame { origin, codec }) = times.kv_came {
         timings["kv_source"] = origin.label().into();
         timings["kv_codec"] = codec.name().into();
@@ -316,6 +320,7 @@ mod tests {
                 shared: 2,
             },
             until_first: Duration::from_millis(40),
+            first_predicted: Some(Duration::from_millis(35)),
             after_first: Duration::from_millis(100),
             token_count: 3,
             kv_came: Some(KvCame {
@@ -368,9 +373,22 @@ mod tests {
         let own = ["kv_wait_ms", "kv_first_layer_ms", "kv_last_layer_ms"];
         let own = own.map(|name| chat["timings"][name].as_f64());
         assert_eq!(own, [12.0, 5.0, 30.0].map(Some));
+        let first = ["ttft_ms", "ttft_predicted_ms"].map(|name| chat["timings"][name].as_f64());
+        assert_eq!(first, [40.0, 35.0].map(Some));
         let text = envelope(Endpoint::Text).whole(&piece("hé"), &ENDED);
         assert_eq!(text["choices"][0]["text"], "hé");
         assert_eq!(text["choices"][0]["logprobs"]["tokens"], json!(["hé"]));
+    }
+
+    #[test]
+    fn what_was_not_foretold_is_not_told() {
+        let times = Times {
+            first_predicted: None,
+            ..ENDED.times
+        };
+        let told = timings(&times);
+        assert_eq!(told["ttft_ms"], 40.0);
+        assert!(told.get("ttft_predicted_ms").is_none(), "{told}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::serve::answering::{Answering, Details, Heard, Piece, TokenSource};
 use crate::serve::api_error::ApiError;
 use crate::serve::bodies::{Envelope, Events};
 use crate::serve::fields::Fields;
+use crate::serve::foretold::Foretold;
 use crate::serve::prompting::{self, Before, Prompt, PromptingError};
 use crate::serve::request::{AskedPrompt, Delivery, Endpoint, Request, StreamUsage};
 use crate::serve::routes::{RequestId, fields};
@@ -85,7 +86,9 @@ pub(crate) async fn complete(
     let seed = begun.prepared.terms.seed;
     let cloud_prompt = begun.prepared.cloud.as_ref().filter(|_| follows);
     let cloud_prompt = cloud_prompt.map(|(name, cloud)| (name.clone(), cloud.id));
-    let heard = begun.answer(server, place, asked_at).begin();
+    let named = (envelope.id.as_str(), asked_at);
+    let stopwatch = begun.prepared.stopwatch(server, named);
+    let heard = begun.answer(server, place, stopwatch).begin();
     let mut response = match delivery {
         Delivery::Whole => whole(heard, &envelope).await?,
         Delivery::Stream(usage) => streamed(heard, envelope, usage),
@@ -198,6 +201,13 @@ impl Prepared {
         })
     }
 
+    /// Runs from a request's arrival, and knows what is foretold of its first token.
+    fn stopwatch(&self, server: &Server, (id, asked_at): (&str, Instant)) -> Stopwatch {
+        let cloud = self.cloud.as_ref().map(|(_, cloud)| cloud);
+        let foretold = Foretold::of(server, cloud, (id, asked_at));
+        Stopwatch::start(self.lens, asked_at).foretelling(foretold)
+    }
+
     fn facts(
         &self,
         (key, ticket): (SessionKey, Ticket),
@@ -275,7 +285,7 @@ impl Begun {
         self,
         server: &Server,
         place: Arc<OwnedSemaphorePermit>,
-        asked_at: Instant,
+        stopwatch: Stopwatch,
     ) -> Answering {
         Answering {
             model: Arc::clone(&server.model),
@@ -285,7 +295,7 @@ impl Begun {
             context: self.prepared.context,
             stops: self.prepared.terms.stops,
             details: self.details,
-            stopwatch: Stopwatch::start(self.prepared.lens, asked_at),
+            stopwatch,
             recorder: self.recorder,
             place,
         }
@@ -369,7 +379,9 @@ pub(crate) async fn read(
         details: details(&request),
         follows: true,
     };
-    let heard = begun.answer(server, place, asked_at).begin();
+    // It goes on, or was begun long before it was asked for here: nothing is foretold.
+    let stopwatch = Stopwatch::start(begun.prepared.lens, asked_at);
+    let heard = begun.answer(server, place, stopwatch).begin();
     let mut response = streamed(heard, envelope, usage);
     name_session(&mut response, key, None);
     Ok(response)

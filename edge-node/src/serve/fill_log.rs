@@ -1,14 +1,18 @@
-//! When the layers of one cloud prompt came, while they come and afterwards. Public facts only.
+//! When the layers of one cloud prompt came, while they come and afterwards, and when they were to
+//! come. Public facts only.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgeprompt_telemetry::timeline::LayerTimeline;
 
+use crate::serve::plan_log::Planned;
+
 /// The timeline of one fill, which others read while it is written.
 #[derive(Debug)]
 pub(crate) struct FillLog {
     began_at: Instant,
+    planned: Option<Planned>,
     seen: Mutex<Seen>,
 }
 
@@ -32,11 +36,22 @@ impl FillLog {
     pub(crate) fn begin(layer_count: usize, now: Instant) -> Self {
         Self {
             began_at: now,
+            planned: None,
             seen: Mutex::new(Seen {
                 timeline: LayerTimeline::with_layers(layer_count),
                 ended_at: None,
             }),
         }
+    }
+
+    /// The same, of what was planned.
+    pub(crate) fn following(self, planned: Option<Planned>) -> Self {
+        Self { planned, ..self }
+    }
+
+    /// What it follows, if there was a choice or something to foretell.
+    pub(crate) const fn planned(&self) -> Option<&Planned> {
+        self.planned.as_ref()
     }
 
     /// The zero of its timeline.

@@ -248,11 +248,13 @@ impl Filler {
             Cloud::Arriving(prompt) => prompt.asked_at,
             _ => Instant::now(),
         };
-        let log = Arc::new(FillLog::begin(layer_count, began_at));
+        let log = FillLog::begin(layer_count, began_at).following(planned);
+        let log = Arc::new(log);
         let (filler, writing) = (self.clone(), Arc::clone(&log));
         let thread = std::thread::Builder::new().name("cloud prompt".to_owned());
         let started = thread.spawn(move || {
             let (mut filled, brought) = filler.fill(cloud, patience, (hand_out, &writing));
+            let planned = writing.planned();
             filled.outcome = planned.map(|planned| planned.outcome(Instant::now()));
             let bytes = filled.bytes;
             tell_complete(&filled, token_count, writing.began_at().elapsed());

@@ -32,6 +32,11 @@ pub struct Outcome {
 }
 
 impl Planned {
+    /// When the last layer should be here; `None` if nothing was known of the source.
+    pub(crate) fn last_layer_at(&self) -> Option<Instant> {
+        self.planned_at.checked_add(self.plan.until_last_layer()?)
+    }
+
     /// What came of it if the last layer is here now.
     pub(crate) fn outcome(&self, now: Instant) -> Outcome {
         let actual = now.saturating_duration_since(self.planned_at);

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::disk_cache::DiskCache;
 use crate::kv_origin::KvOrigin;
-use crate::planner::Source;
+use crate::planner::{Planner, Source};
 use crate::remembered::RememberedPrompt;
 use crate::serve::filling::{
     Fill, Filled, Filler, Filling, FillingWatch, Keep, Keeping, KeepingWatch,
@@ -215,6 +215,11 @@ impl CloudPrompts {
         });
         // A thread that panicked has said so.
         looked.await.unwrap_or_default()
+    }
+
+    /// Plans for this node, by how fast it computes now.
+    pub(crate) fn planner(&self) -> Planner {
+        self.shared.filler.planner()
     }
 
     /// Where the prompts are kept on disk, if they are.

@@ -7,6 +7,7 @@ use edgeprompt_telemetry::names;
 
 use crate::kv_origin::KvOrigin;
 use crate::serve::answering::FinishReason;
+use crate::serve::foretold::Foretold;
 use crate::serve::timelines::KvTimes;
 
 /// Tokens of a prompt by where their keys and values come from.
@@ -25,6 +26,11 @@ impl PromptLens {
     pub(crate) const fn cached(self) -> usize {
         self.cloud + self.shared
     }
+
+    /// Those that this request computes.
+    pub(crate) const fn computed(self) -> usize {
+        self.private.saturating_sub(self.shared)
+    }
 }
 
 /// Running.
@@ -38,6 +44,9 @@ pub(crate) struct Stopwatch {
     /// When the last token came, of the answer or not.
     ended_at: Instant,
     token_count: usize,
+    foretold: Option<Foretold>,
+    /// From asking to the first token, as it was foretold.
+    first_predicted: Option<Duration>,
 }
 
 /// Where a cloud prompt's keys and values came from, and in which number format.
@@ -53,6 +62,8 @@ pub(crate) struct Times {
     pub(crate) prompt: PromptLens,
     /// From asking to the first token.
     pub(crate) until_first: Duration,
+    /// How long that should have taken; `None` if nothing was known.
+    pub(crate) first_predicted: Option<Duration>,
     /// From the first token to the last of the answer.
     pub(crate) after_first: Duration,
     /// Tokens of the answer, an end token not among them.
@@ -73,7 +84,14 @@ impl Stopwatch {
             last_at: asked_at,
             ended_at: asked_at,
             token_count: 0,
+            foretold: None,
+            first_predicted: None,
         }
+    }
+
+    /// The same, with what is known of its first token.
+    pub(crate) fn foretelling(self, foretold: Option<Foretold>) -> Self {
+        Self { foretold, ..self }
     }
 
     /// So many private tokens were there.
@@ -105,8 +123,11 @@ impl Stopwatch {
         let is_first = self.first_at.is_none();
         if is_first {
             self.first_at = Some(now);
-            metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS)
-                .record(now - self.asked_at);
+            let actual = now - self.asked_at;
+            metrics::histogram!(names::EDGE_TIME_TO_FIRST_TOKEN_SECONDS).record(actual);
+            let computed = self.prompt.computed();
+            let foretold = self.foretold.take();
+            self.first_predicted = foretold.map(|foretold| foretold.came(computed, actual));
         }
         is_first
     }
@@ -135,6 +156,7 @@ impl Stopwatch {
         Times {
             prompt: self.prompt,
             until_first: first_at - self.asked_at,
+            first_predicted: self.first_predicted,
             after_first: self.last_at - first_at,
             token_count: self.token_count,
             kv_came,

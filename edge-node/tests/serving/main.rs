@@ -4,10 +4,12 @@
 
 mod codecs;
 mod edge;
+mod first_token;
 mod handover;
 mod health;
 mod http;
 mod leaders;
+mod measured_link;
 mod page;
 mod peers;
 mod sessions;

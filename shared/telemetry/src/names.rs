@@ -27,6 +27,10 @@ pub const EDGE_NUM_REQUESTS_WAITING: &str = "edge_num_requests_waiting";
 pub const EDGE_KV_CACHE_USAGE_PERC: &str = "edge_kv_cache_usage_perc";
 /// Histogram: from the request's arrival to its first token.
 pub const EDGE_TIME_TO_FIRST_TOKEN_SECONDS: &str = "edge_time_to_first_token_seconds";
+/// Histogram: what that was foretold to be, where something was known. It is to be compared with
+/// [`EDGE_TIME_TO_FIRST_TOKEN_SECONDS`], which also counts answers without a prediction: those on a
+/// cloud prompt from a source that nothing was known of, and those that were begun elsewhere.
+pub const EDGE_TTFT_PREDICTED_SECONDS: &str = "edge_ttft_predicted_seconds";
 /// Histogram: each gap between two tokens of one sequence.
 pub const EDGE_INTER_TOKEN_LATENCY_SECONDS: &str = "edge_inter_token_latency_seconds";
 /// Histogram: from the request's arrival to its last token.
@@ -210,6 +214,11 @@ pub const METRICS: &[Metric] = &[
         EDGE_TIME_TO_FIRST_TOKEN_SECONDS,
         TIME_TO_FIRST_TOKEN_BUCKETS,
         "From the request's arrival to its first token.",
+    ),
+    seconds(
+        EDGE_TTFT_PREDICTED_SECONDS,
+        TIME_TO_FIRST_TOKEN_BUCKETS,
+        "How long it was predicted to take from a request's arrival to its first token.",
     ),
     seconds(
         EDGE_INTER_TOKEN_LATENCY_SECONDS,
