@@ -202,10 +202,9 @@ fn a_link_that_is_known_to_be_slow_is_not_asked() {
     let [point] = &result["points"].as_array().unwrap()[..] else {
         panic!("{result}")
     };
-    let layer_count = point["layers"].as_array().unwrap().len();
-    let declined = point["declined_round_count"].as_u64().unwrap();
-    let here = point["planned_layers_here"]["median"].as_f64().unwrap();
-    assert!(declined > 0 || here == layer_count as f64, "{point}");
+    // By choice: layers that are late are computed here too.
+    assert_eq!(point["declined_round_count"], 1, "{point}");
+    assert!(point["planned_predicted_ms"].is_object(), "{point}");
     // What is no number has none in JSON.
     let regret = point["planner_regret"].as_f64().unwrap();
     assert!(regret >= 0.0, "{regret}");
