@@ -92,26 +92,27 @@ fn groups(nodes: &mut Nodes, plan: &Plan, lens: &Lens, cloud_len: usize) -> Resu
 /// All requests at one rate, in each mode and the modes in turn, from a cold start: each round is on a cloud
 /// prompt of its own, which is computed when the first request is there, in whichever way.
 fn at_rate(nodes: &mut Nodes, plan: &Plan, lens: &Lens, rate: f64) -> Result<Vec<Series>> {
-    let mut all: Vec<Series> = Vec::new();
+    let mut all: Vec<Option<Series>> = vec![None; plan.modes.len()];
     for round in 0..plan.rounds {
-        let opened = nodes.open(plan, lens, plan.cloud_lens[0])?;
-        if all.is_empty() {
-            all = opened;
-        }
-        for turn in 0..all.len() {
-            let series = &mut all[(turn + round) % plan.modes.len()];
-            series.request_rate = Some(rate);
-            let answered = nodes.answer(series.mode, plan.arriving(lens, rate))?;
+        for turn in 0..plan.modes.len() {
+            let index = (turn + round) % plan.modes.len();
+            let mode = plan.modes[index];
+            // One engine at a time: each holds the memory of all its sequences.
+            let opened = nodes.open_mode(plan, lens, (mode, plan.cloud_lens[0]))?;
+            let answered = nodes.answer(mode, plan.arriving(lens, rate))?;
+            nodes.drop_engines()?;
+            let (round, seconds) = (round + 1, answered.seconds);
             eprintln!(
-                "  round {} of {}: {} in {:.1} s",
-                round + 1,
-                plan.rounds,
-                series.mode,
-                answered.seconds
+                "  round {round} of {}: {mode} in {seconds:.1} s",
+                plan.rounds
             );
+            let series = all[index].get_or_insert(Series {
+                request_rate: Some(rate),
+                ..opened
+            });
             series.groups.push(GroupOutcome::of(answered));
         }
         nodes.close()?;
     }
-    Ok(all)
+    Ok(all.into_iter().flatten().collect())
 }

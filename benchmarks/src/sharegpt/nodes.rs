@@ -144,6 +144,11 @@ impl Nodes {
     /// Drops all engines; those that come next are on other cloud prompts.
     pub(super) fn close(&mut self) -> Result<()> {
         self.next_ordinal += 2;
+        self.drop_engines()
+    }
+
+    /// Those that come next are on the same cloud prompts.
+    pub(super) fn drop_engines(&mut self) -> Result<()> {
         self.done(&EdgeOrder::Close)
     }
 

@@ -91,6 +91,18 @@ impl Series {
         requests as f64 / self.groups.iter().map(|it| it.seconds).sum::<f64>()
     }
 
+    /// The same, without the time in which nothing more comes and the last answer is under way: of each group as
+    /// long as its shortest.
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
+    pub(super) fn request_throughput_without_the_last(&self) -> f64 {
+        let seconds = self.groups.iter().map(|group| {
+            let shortest = group.e2e_s.iter().copied().fold(f64::INFINITY, f64::min);
+            (group.seconds - shortest).max(f64::MIN_POSITIVE)
+        });
+        let requests: usize = self.groups.iter().map(|group| group.ttft_s.len()).sum();
+        requests as f64 / seconds.sum::<f64>()
+    }
+
     /// One of several rounds by itself.
     pub(super) fn round(&self, index: usize) -> Self {
         Self {

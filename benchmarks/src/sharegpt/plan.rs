@@ -118,8 +118,7 @@ const CLOUD_LENS: [usize; 6] = [64, 128, 256, 512, 1024, 2048];
 /// From which the length of one is drawn where requests come as they please: the paper's Figs. 4 and 5.
 const INTERACTIVE_LENS: std::ops::RangeInclusive<usize> = 512..=1024;
 
-/// Of the requests that come, fewer than this share are answered meanwhile where a node is saturated. The last
-/// ones take their time, so it is never all of them.
+/// Of the requests that come, fewer than this share are answered meanwhile where a node is saturated.
 const SATURATED_SHARE: f64 = 0.8;
 
 /// Most rates of a sweep that ends when the node is saturated.
@@ -184,7 +183,7 @@ impl Plan {
             group_len,
             cloud_lens: cloud_lens(args),
             edge_len,
-            request_rates: args.request_rates.clone(),
+            request_rates: sorted(args.request_rates.clone()),
             rounds: args.rounds.get(),
             until_saturated: args.until_saturated,
             max_num_seqs: max_num_seqs(args, group_len),
@@ -203,7 +202,8 @@ impl Plan {
     /// The rate after the last one, until no mode keeps up.
     pub(super) fn next_rate(&self, last: f64, series: &[Series]) -> Option<f64> {
         let keeps_up = |it: &Series| {
-            it.request_rate == Some(last) && it.request_throughput() >= SATURATED_SHARE * last
+            it.request_rate == Some(last)
+                && it.request_throughput_without_the_last() >= SATURATED_SHARE * last
         };
         let goes_on = self.until_saturated
             && self.request_rates.len() < RATES_MAX
@@ -302,6 +302,13 @@ fn max_num_seqs(args: &ShareGptArgs, group_len: usize) -> usize {
     }
 }
 
+/// Each once, from the lowest.
+fn sorted(mut rates: Vec<f64>) -> Vec<f64> {
+    rates.sort_by(f64::total_cmp);
+    rates.dedup();
+    rates
+}
+
 /// Those that were given, or the paper's. One length for all rates, or they could not be compared.
 fn cloud_lens(args: &ShareGptArgs) -> Vec<usize> {
     match (args.cloud_lens.is_empty(), args.request_rates.is_empty()) {
@@ -316,6 +323,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::sharegpt::outcome::GroupOutcome;
 
     #[derive(Parser)]
     struct Line {
@@ -376,6 +384,46 @@ mod tests {
             len("--request-rates 2,4 --seed 7")
         );
         assert_eq!(len("--request-rates 1 --cloud-lens 24"), 24);
+    }
+
+    #[test]
+    fn a_sweep_goes_on_until_no_mode_keeps_up() {
+        let line = "--num-prompts 4 --num-groups 1 --request-rates 4,1,4 --until-saturated";
+        let mut plan = plan(line).unwrap();
+        assert_eq!(plan.request_rates, [1.0, 4.0]);
+        // Four requests in so many seconds, each of which takes one.
+        let series = |mode, seconds| {
+            let group = GroupOutcome {
+                seconds,
+                output_tokens: 4,
+                kv_bytes_wire: 0,
+                ttft_s: vec![1.0; 4],
+                e2e_s: vec![1.0; 4],
+                output_lens: vec![1; 4],
+                digests: vec![String::new(); 4],
+            };
+            Series {
+                request_rate: Some(4.0),
+                groups: vec![group],
+                ..Series::new(mode, plan.tokens(0, 512), 0.0)
+            }
+        };
+        let quick = series(Mode::Relay, 2.0);
+        let slow = series(Mode::Paged, 2.5);
+        assert_eq!(
+            plan.next_rate(4.0, &[slow.clone(), quick.clone()]),
+            Some(8.0)
+        );
+        assert_eq!(
+            plan.next_rate(4.0, &[slow]),
+            None,
+            "four in 1.5 s are too few"
+        );
+        plan.until_saturated = false;
+        assert_eq!(plan.next_rate(4.0, std::slice::from_ref(&quick)), None);
+        plan.until_saturated = true;
+        (0..RATES_MAX).for_each(|index| plan.measured_at(10.0 + index as f64));
+        assert_eq!(plan.next_rate(4.0, &[quick]), None, "enough");
     }
 
     #[test]

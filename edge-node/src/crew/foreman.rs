@@ -16,7 +16,7 @@ use metrics::{counter, gauge, histogram};
 use crate::crew::debt::Debt;
 use crate::crew::figures::{self, model_shape, owners, placement};
 use crate::crew::gate::Newcomer;
-use crate::crew::hand::{Hand, ONE_WAY_UNKNOWN};
+use crate::crew::hand::{Hand, Less, ONE_WAY_UNKNOWN};
 use crate::crew::measures::Smoothed;
 use crate::crew::roster::Roster;
 use crate::crew::setbacks::Setbacks;
@@ -135,11 +135,12 @@ impl Foreman {
             one_way_seconds: Smoothed::new(one_way.as_secs_f64()),
             is_waiting: self.setbacks.is_waiting(standing.name(), Instant::now()),
             is_leaving: false,
+            memory_heard_at: Instant::now(),
             standing,
         };
         self.hands.insert(id, hand);
         engine.join(id, Box::new(port));
-        self.urge(Urgency::Soon);
+        self.think_again(Urgency::Soon);
         self.be_patient(engine);
         self.tell(engine);
         id
@@ -164,7 +165,7 @@ impl Foreman {
     pub fn after_step(&mut self, engine: &mut Engine, token_count: usize) {
         self.tokens_since += token_count;
         self.hear(engine);
-        self.hear_of_memory();
+        self.hear_of_memory(engine);
         self.let_in();
         self.let_go(engine);
         let Some(spread) = engine.spread() else {
@@ -260,24 +261,30 @@ impl Foreman {
                         "a worker is lost: what it had is computed again, and it is given nothing for a while"
                     );
                     counter!(names::EDGE_WORKERS_LOST_TOTAL).increment(1);
-                    self.urge(Urgency::Soon);
+                    self.think_again(Urgency::Soon);
                 }
             }
             self.tell(engine);
         }
     }
 
-    /// Who lends less than before is to have less at once.
-    fn hear_of_memory(&mut self) {
-        let mut lends_less = false;
-        for hand in self.hands.values_mut() {
-            let lent = hand.standing.memory_bytes();
-            lends_less |= lent < hand.memory_bytes;
-            hand.memory_bytes = lent;
+    /// Who lends less than before is to have less at once: what is on its way may be on its way there.
+    fn hear_of_memory(&mut self, engine: &Engine) {
+        let now = Instant::now();
+        let hands = self.hands.values_mut();
+        let heard: Vec<_> = hands.filter_map(|it| it.hear_of_memory(now)).collect();
+        if heard.contains(&Less(true)) {
+            self.think_again(Urgency::Now);
         }
-        if lends_less {
-            self.urge(Urgency::Soon);
+        if !heard.is_empty() {
+            self.tell(engine);
         }
+    }
+
+    /// Something has changed: what was gone for may be wrong now.
+    fn think_again(&mut self, urgency: Urgency) {
+        self.destination = None;
+        self.urge(urgency);
     }
 
     /// Those that were lost before and have waited long enough.
@@ -289,7 +296,7 @@ impl Foreman {
             is_over |= !hand.is_waiting;
         }
         if is_over {
-            self.urge(Urgency::Soon);
+            self.think_again(Urgency::Soon);
         }
     }
 
@@ -419,6 +426,8 @@ impl Foreman {
         let previous = spread.map(|spread| placement(spread.owners()));
         // Cloud prompts that nobody uses now are kept for the next one.
         let kept_len = spread.map_or(0, |it| it.shared_len().saturating_sub(demand.cloud_len));
+        // And the next one may be as long as any.
+        let kept_len = kept_len + engine.context_len_max();
         let workload = figures::workload(&self.model, &load, (engine.shard_shape(), kept_len));
         Instance::new(devices, workload, previous, remaining)
     }

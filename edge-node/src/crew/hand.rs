@@ -1,6 +1,6 @@
 //! One worker as the foreman knows it: what it said of itself, and what was measured since.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{Owner, Owners, WorkerId};
 use edgeprompt_placement::{Device, Link, WeightCopy};
@@ -14,6 +14,13 @@ use crate::crew::roster::{JobCounts, WorkerSeen, WorkerState};
 const RATE_UNKNOWN: f64 = 1e9;
 pub(crate) const ONE_WAY_UNKNOWN: Duration = Duration::from_micros(200);
 
+/// Between two changes of what a worker lends, at least.
+const MEMORY_PERIOD: Duration = Duration::from_millis(500);
+
+/// Whether it is less than before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Less(pub(crate) bool);
+
 /// What is known of a worker.
 pub(crate) struct Hand {
     pub(crate) standing: Standing,
@@ -25,12 +32,26 @@ pub(crate) struct Hand {
     pub(crate) is_waiting: bool,
     /// It was seen to want to go.
     pub(crate) is_leaving: bool,
+    /// When it was last listened to about its memory.
+    pub(crate) memory_heard_at: Instant,
 }
 
 impl Hand {
     /// Whether it is to be given anything.
     pub(crate) fn is_of_use(&self) -> bool {
         !self.is_waiting && !self.is_leaving
+    }
+
+    /// Takes in what it lends now; whether that is less than before. One that changes its mind all the time
+    /// is listened to now and then.
+    pub(crate) fn hear_of_memory(&mut self, now: Instant) -> Option<Less> {
+        let (lent, before) = (self.standing.memory_bytes(), self.memory_bytes);
+        let is_new = now.saturating_duration_since(self.memory_heard_at) >= MEMORY_PERIOD;
+        if lent == before || !is_new {
+            return None;
+        }
+        (self.memory_bytes, self.memory_heard_at) = (lent, now);
+        Some(Less(lent < before))
     }
 
     /// As the planner has it.

@@ -21,9 +21,43 @@ pub struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    /// Of this machine, where it says.
+    /// Of this machine, or of what this process may have of it, where the system says.
     pub fn of_this_machine() -> Option<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/meminfo").ok()?)
+        let machine = Self::parse(&read("/proc/meminfo")?)?;
+        Some(match Self::of_this_group() {
+            None => machine,
+            Some(group) => Self {
+                total: machine.total.min(group.total),
+                available: machine.available.min(group.available),
+            },
+        })
+    }
+
+    /// Of the control group of this process (version 2), if that has a limit.
+    fn of_this_group() -> Option<Self> {
+        let groups = read("/proc/self/cgroup")?;
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let folder = format!("/sys/fs/cgroup{}", path.trim_end_matches('/'));
+        Self::parse_group(
+            &read(&format!("{folder}/memory.max"))?,
+            &read(&format!("{folder}/memory.current"))?,
+            &read(&format!("{folder}/memory.stat"))?,
+        )
+    }
+
+    /// Of a group's limit, what it uses, and what that is: files that nobody has looked at for long are as
+    /// good as free.
+    fn parse_group(max: &str, current: &str, stat: &str) -> Option<Self> {
+        let total: u64 = max.trim().parse().ok()?;
+        let used: u64 = current.trim().parse().ok()?;
+        let files = stat
+            .lines()
+            .find_map(|it| it.strip_prefix("inactive_file "));
+        let files = files.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
+        Some(Self {
+            total,
+            available: total.saturating_sub(used.saturating_sub(files)),
+        })
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -37,6 +71,10 @@ impl DeviceMemory {
             available: bytes("MemAvailable:")?,
         })
     }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
 }
 
 /// What is lent, as the leader was told last.
@@ -83,6 +121,18 @@ mod tests {
         for nonsense in ["", "MemTotal: 1 kB", "MemTotal: x kB\nMemAvailable: 1 kB"] {
             assert_eq!(DeviceMemory::parse(nonsense), None);
         }
+    }
+
+    #[test]
+    fn a_group_of_processes_has_what_it_is_limited_to() {
+        let stat = "anon 100\nfile 300\ninactive_file 200\n";
+        let (total, available) = (1000, 700);
+        let expected = DeviceMemory { total, available };
+        assert_eq!(
+            DeviceMemory::parse_group("1000\n", "500\n", stat),
+            Some(expected)
+        );
+        assert_eq!(DeviceMemory::parse_group("max\n", "500\n", stat), None);
     }
 
     #[test]

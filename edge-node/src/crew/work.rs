@@ -60,10 +60,10 @@ pub enum WorkError {
 }
 
 impl Lent {
-    fn hello(&self, leader: edgeprompt_kv::ModelDigest) -> WorkerHello {
+    fn hello(&self, leader: edgeprompt_kv::ModelDigest, memory_bytes: u64) -> WorkerHello {
         WorkerHello {
             flops_per_second: self.flops_per_second * f64::from(self.percent) / 100.0,
-            memory_bytes: self.memory_bytes,
+            memory_bytes,
             has_model: self.own_model(leader).is_some(),
         }
     }
@@ -90,7 +90,11 @@ pub async fn work(
         return Err(WorkError::OutOfOrder);
     };
     let leader = setup.model;
-    sender.send(&lent.hello(leader)).await?;
+    let mut lending = Lending::new(lent.memory_bytes);
+    // As much as there is now, or a leader would fill a device that is short already.
+    let memory_bytes = lending.news(0, (lent.device_memory)());
+    let memory_bytes = memory_bytes.unwrap_or(lent.memory_bytes);
+    sender.send(&lent.hello(leader, memory_bytes)).await?;
     let (WorkerStream::Aside, aside_sender, aside_receiver) = link.accept().await? else {
         return Err(WorkError::OutOfOrder);
     };
@@ -115,7 +119,7 @@ pub async fn work(
         aside,
         aside_replies,
         debt: Debt::of(lent.percent),
-        lending: Lending::new(lent.memory_bytes),
+        lending,
         device_memory: lent.device_memory,
     };
     let runtime = Handle::current();

@@ -363,7 +363,9 @@ fn what_is_remembered_is_served_without_a_cloud() {
     let answer = first.streamed(&guest(0), &nothing());
     // It is written beside the answer.
     let remembered = cluster.remembered().join("edge");
-    first.wait_until("remembered prompt", || is_below(&remembered, "desk.json"));
+    first.wait_until("remembered prompt", || {
+        first.get("/health").status == 200 && is_below(&remembered, "desk.json")
+    });
     drop(first);
     cluster.kill_cloud();
     for (name, args) in [("orphan", vec![]), ("local", vec!["--local"])] {

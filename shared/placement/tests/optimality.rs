@@ -122,7 +122,9 @@ fn check_more(case: &Case, which: usize, more: More) -> Result<(), TestCaseError
     // With one device more there may be too many placements to try them all between two tokens.
     let better = match better.proof {
         Proof::Optimal => better,
-        Proof::AtLeast(_) => exact::plan_within(&after, Effort::THOROUGH).expect("there is one"),
+        Proof::AtLeast(_) | Proof::Heuristic => {
+            exact::plan_within(&after, Effort::THOROUGH).expect("there is one")
+        }
     };
     prop_assert_eq!(better.proof, Proof::Optimal);
     let (old, new) = (

@@ -8,9 +8,8 @@ use crate::access::Access;
 use crate::edge_url::EdgeUrl;
 use crate::http::{self, HttpError};
 
-/// Sessions that a node moves at a time, and how often it is asked for more of them.
+/// Sessions that a node moves at a time.
 const BATCH_LEN: usize = 256;
-const BATCHES_MAX: usize = 64;
 
 /// An edge node whose sessions are to move.
 #[derive(Clone, Debug)]
@@ -131,20 +130,32 @@ impl Edge {
     /// # Errors
     /// [`HttpError`].
     pub async fn hand_over_all(&self, target: &str) -> Result<Vec<Tried>, HttpError> {
-        let mut all: Vec<Tried> = Vec::new();
-        for _ in 0..BATCHES_MAX {
-            let body = json!({ "target": target });
-            let said = self.post("/v1/handovers", &body).await?;
-            let List { data } = self.parse::<List<Tried>>(said)?;
-            // A node moves only so many at a time. Those that stay are tried once.
-            let may_be_more = data.iter().any(|it| matches!(it, Tried::Moved(_)));
-            let is_full = data.len() >= BATCH_LEN;
-            all.extend(data);
-            if !(may_be_more && is_full) {
-                break;
+        let sessions = self.sessions().await?;
+        let here = sessions.into_iter().filter(|it| it.state == "here");
+        let here: Vec<_> = here.map(|session| session.id).collect();
+        let mut all = Vec::new();
+        // A node moves only so many at a time.
+        for ids in here.chunks(BATCH_LEN) {
+            match self.hand_over_some(ids, target).await {
+                Ok(tried) => all.extend(tried),
+                Err(error) if all.is_empty() => return Err(error),
+                // What has moved has moved.
+                Err(error) => all.extend(ids.iter().map(|id| {
+                    Tried::NotMoved(NotMoved {
+                        id: id.clone(),
+                        error: error.to_string(),
+                        code: None,
+                    })
+                })),
             }
         }
         Ok(all)
+    }
+
+    async fn hand_over_some(&self, ids: &[String], target: &str) -> Result<Vec<Tried>, HttpError> {
+        let body = json!({ "target": target, "sessions": ids });
+        let list: List<_> = self.parse(self.post("/v1/handovers", &body).await?)?;
+        Ok(list.data)
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {

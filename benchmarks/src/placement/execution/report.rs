@@ -249,7 +249,7 @@ impl Report {
             if should_beat && even.token_ms.median >= here.token_ms.median {
                 bail!("{workers} workers and the leader should beat the leader alone, and do not");
             }
-            if best.token_ms.min > here.token_ms.max {
+            if best.token_ms.min > here.token_ms.max * (1.0 + TOLERANCE) {
                 bail!(
                     "with {workers} workers the planner's placement is slower than the leader alone"
                 );

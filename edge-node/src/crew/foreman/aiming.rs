@@ -60,7 +60,8 @@ impl Foreman {
 /// What a device needs for a job: weights, all blocks of keys and values, its part of cloud prompts.
 fn job_bytes(engine: &Engine) -> impl Fn(Job) -> u64 {
     let shape = engine.shard_shape();
-    let shared_len = engine.spread().map_or(0, Spread::shared_len);
+    // The next cloud prompt may be as long as any: who had no room for it would be lost.
+    let shared_len = engine.spread().map_or(0, Spread::shared_len) + engine.context_len_max();
     let prefix = figures::prefix_bytes(shape, shared_len);
     move |job| {
         let prefix = match job {

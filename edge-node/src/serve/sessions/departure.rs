@@ -312,15 +312,11 @@ impl Line {
 
     async fn sender(&mut self) -> Result<&mut PeerSender, PeerError> {
         if self.open.is_none() {
-            let offer = self.offer.clone().ok_or(PeerError::Ended)?;
             let link = self.links.to(self.addr).await;
             let link = link.map_err(|_| PeerError::TimedOut)?;
-            let mut request = PeerRequest::Move(offer);
-            let opened = link.open(&request, 1).await;
-            if let PeerRequest::Move(offer) = &mut request {
-                wipe(offer);
-            }
-            let (sender, receiver) = opened?;
+            let offer = self.offer.clone().ok_or(PeerError::Ended)?;
+            let opening = Opening(PeerRequest::Move(offer));
+            let (sender, receiver) = link.open(&opening.0, 1).await?;
             tokio::spawn(hear(receiver, self.keeper.clone()));
             self.open = Some(sender);
         }
@@ -336,12 +332,24 @@ impl Drop for Line {
     }
 }
 
+/// What begins a stream, wiped once that is said.
+struct Opening(PeerRequest);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let PeerRequest::Move(offer) = &mut self.0 {
+            wipe(offer);
+        }
+    }
+}
+
 /// Overwrites what is private in an offer.
 fn wipe(offer: &mut SessionOffer) {
     let prompts = offer.prompt.iter_mut().chain(&mut offer.context);
     prompts.for_each(|token| token.0.zeroize());
     for told in &mut offer.answer {
         told.token.0.zeroize();
+        told.top.iter_mut().for_each(|(token, _)| token.0.zeroize());
     }
     offer.terms.stops.zeroize();
 }
