@@ -139,6 +139,9 @@ struct Shared {
     node: Node,
     config: SessionsConfig,
     links: Arc<Links>,
+    /// For keys and values: on a link of their own they can fill its windows, and nobody who says something
+    /// waits behind them.
+    bulk: Links,
     keepers: Mutex<HashMap<SessionKey, Handle>>,
     began_at: Instant,
     /// Tells whoever listens for other edges that this one ends.
@@ -161,6 +164,7 @@ impl Sessions {
         Self(Arc::new(Shared {
             node,
             config,
+            bulk: Links::new(endpoint.clone()),
             links: Arc::new(Links::new(endpoint)),
             keepers: Mutex::default(),
             began_at: Instant::now(),
@@ -344,7 +348,7 @@ impl Sessions {
 
     async fn reach(&self, target: &str) -> Result<(SocketAddr, PeerLink), MoveError> {
         let addr = self.0.config.targets.resolve(target).await?;
-        let link = self.0.links.to(addr).await;
+        let link = self.0.bulk.to(addr).await;
         let link = link.map_err(|error| match error {
             ConnectError::Itself { .. } => MoveError::Itself,
             ConnectError::Full | ConnectError::TooManyLinks => MoveError::Unreachable(

@@ -73,29 +73,33 @@ async fn refuse_all(
     offered: mpsc::UnboundedSender<u32>,
 ) {
     while let Some(link) = endpoint.accept().await {
-        let mut requests = link.requests();
-        while let Some(mut incoming) = requests.recv().await {
-            match (incoming.request, answer) {
-                (PeerRequest::Speed, Answer::Speed(speed)) => {
-                    incoming.sender.send(&speed).await.unwrap();
-                }
-                (PeerRequest::Speed, Answer::Reset) => {}
-                (PeerRequest::Speed, Answer::Nonsense) => {
-                    let noise = Bytes::from(vec![0xff; 37]);
-                    incoming.sender.send_bytes(noise).await.unwrap();
-                }
-                (PeerRequest::Move(offer), _) => {
-                    let refusal = MoveAnswer {
-                        answer: ToSource::Refused { epoch: offer.epoch },
-                        computed_len: 0,
-                        refusal: Some(MoveRefusal::NoRoom),
-                        url: None,
-                    };
-                    incoming.sender.send(&refusal).await.unwrap();
-                    offered.send(offer.prefill_len).unwrap();
-                }
-                (PeerRequest::Kv { .. } | PeerRequest::Read(_), _) => {}
+        tokio::spawn(refuse(link, answer, offered.clone()));
+    }
+}
+
+async fn refuse(link: PeerLink, answer: Answer, offered: mpsc::UnboundedSender<u32>) {
+    let mut requests = link.requests();
+    while let Some(mut incoming) = requests.recv().await {
+        match (incoming.request, answer) {
+            (PeerRequest::Speed, Answer::Speed(speed)) => {
+                incoming.sender.send(&speed).await.unwrap();
             }
+            (PeerRequest::Speed, Answer::Reset) => {}
+            (PeerRequest::Speed, Answer::Nonsense) => {
+                let noise = Bytes::from(vec![0xff; 37]);
+                incoming.sender.send_bytes(noise).await.unwrap();
+            }
+            (PeerRequest::Move(offer), _) => {
+                let refusal = MoveAnswer {
+                    answer: ToSource::Refused { epoch: offer.epoch },
+                    computed_len: 0,
+                    refusal: Some(MoveRefusal::NoRoom),
+                    url: None,
+                };
+                incoming.sender.send(&refusal).await.unwrap();
+                offered.send(offer.prefill_len).unwrap();
+            }
+            (PeerRequest::Kv { .. } | PeerRequest::Read(_), _) => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The links to other edges, one for each, made when they are first needed.
+//! Links to other edges, one for each, made when they are first needed.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
