@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Most links of one edge at a time. One carries everything; more are old ones that the cloud does
-/// not yet know to be gone.
-pub(crate) const LINKS_PER_EDGE_MAX: usize = 8;
+/// Most links of one edge at a time. One carries everything, or two between edges that move sessions; more
+/// are old ones that nobody here knows to be gone yet.
+pub(crate) const LINKS_PER_EDGE_MAX: usize = 12;
 
 /// The links of every edge. Clones share the count.
 #[derive(Clone, Debug, Default)]
