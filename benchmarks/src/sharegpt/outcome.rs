@@ -87,8 +87,7 @@ impl Series {
     /// Requests a second, over all groups.
     #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
     pub(super) fn request_throughput(&self) -> f64 {
-        let requests: usize = self.groups.iter().map(|group| group.ttft_s.len()).sum();
-        requests as f64 / self.groups.iter().map(|it| it.seconds).sum::<f64>()
+        self.request_count() as f64 / self.groups.iter().map(|it| it.seconds).sum::<f64>()
     }
 
     /// The same, without the time in which nothing more comes and the last answer is under way: of each group as
@@ -99,8 +98,7 @@ impl Series {
             let shortest = group.e2e_s.iter().copied().fold(f64::INFINITY, f64::min);
             (group.seconds - shortest).max(f64::MIN_POSITIVE)
         });
-        let requests: usize = self.groups.iter().map(|group| group.ttft_s.len()).sum();
-        requests as f64 / seconds.sum::<f64>()
+        self.request_count() as f64 / seconds.sum::<f64>()
     }
 
     /// One of several rounds by itself.
@@ -113,7 +111,7 @@ impl Series {
 
     /// Requests that were answered.
     pub(super) fn request_count(&self) -> usize {
-        self.groups.iter().map(|group| group.digests.len()).sum()
+        self.groups.iter().map(|group| group.ttft_s.len()).sum()
     }
 
     /// Times to the first token, in milliseconds. The edge's own work on the cloud prompt before the

@@ -1,6 +1,7 @@
 //! Decides, every so many tokens, which device computes what, from what was measured; on the thread of
 //! the engine, between two steps.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use metrics::{counter, gauge, histogram};
 use crate::crew::debt::Debt;
 use crate::crew::figures::{self, model_shape, owners, placement};
 use crate::crew::gate::Newcomer;
-use crate::crew::hand::{Hand, Less, ONE_WAY_UNKNOWN};
+use crate::crew::hand::{Hand, ONE_WAY_UNKNOWN};
 use crate::crew::measures::Smoothed;
 use crate::crew::roster::Roster;
 use crate::crew::setbacks::Setbacks;
@@ -272,8 +273,9 @@ impl Foreman {
     fn hear_of_memory(&mut self, engine: &Engine) {
         let now = Instant::now();
         let hands = self.hands.values_mut();
-        let heard: Vec<_> = hands.filter_map(|it| it.hear_of_memory(now)).collect();
-        if heard.contains(&Less(true)) {
+        let heard = hands.map(|it| it.hear_of_memory(now));
+        let heard: Vec<_> = heard.filter(|it| it.is_ne()).collect();
+        if heard.contains(&Ordering::Less) {
             self.think_again(Urgency::Now);
         }
         if !heard.is_empty() {

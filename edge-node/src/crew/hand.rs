@@ -1,5 +1,6 @@
 //! One worker as the foreman knows it: what it said of itself, and what was measured since.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use edgeprompt_engine::{Owner, Owners, WorkerId};
@@ -16,10 +17,6 @@ pub(crate) const ONE_WAY_UNKNOWN: Duration = Duration::from_micros(200);
 
 /// Between two changes of what a worker lends, at least.
 const MEMORY_PERIOD: Duration = Duration::from_millis(500);
-
-/// Whether it is less than before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Less(pub(crate) bool);
 
 /// What is known of a worker.
 pub(crate) struct Hand {
@@ -42,16 +39,16 @@ impl Hand {
         !self.is_waiting && !self.is_leaving
     }
 
-    /// Takes in what it lends now; whether that is less than before. One that changes its mind all the time
-    /// is listened to now and then.
-    pub(crate) fn hear_of_memory(&mut self, now: Instant) -> Option<Less> {
+    /// Takes in what it lends now, beside what it lent before. One that changes its mind all the time is
+    /// listened to now and then.
+    pub(crate) fn hear_of_memory(&mut self, now: Instant) -> Ordering {
         let (lent, before) = (self.standing.memory_bytes(), self.memory_bytes);
         let is_new = now.saturating_duration_since(self.memory_heard_at) >= MEMORY_PERIOD;
         if lent == before || !is_new {
-            return None;
+            return Ordering::Equal;
         }
         (self.memory_bytes, self.memory_heard_at) = (lent, now);
-        Some(Less(lent < before))
+        lent.cmp(&before)
     }
 
     /// As the planner has it.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use edgeprompt_telemetry::memory::bytes_of;
+
 /// Between two looks.
 pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
@@ -61,14 +63,9 @@ impl DeviceMemory {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let bytes = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            let kib = line.trim().strip_suffix("kB")?.trim();
-            kib.parse::<u64>().ok()?.checked_mul(1024)
-        };
         Some(Self {
-            total: bytes("MemTotal:")?,
-            available: bytes("MemAvailable:")?,
+            total: bytes_of(text, "MemTotal:")?,
+            available: bytes_of(text, "MemAvailable:")?,
         })
     }
 }

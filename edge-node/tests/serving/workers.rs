@@ -400,14 +400,18 @@ fn only_those_that_are_named_may_lend_a_device() {
 #[test]
 fn a_leader_that_names_nobody_is_told_how() {
     let cluster = cluster();
-    let mut command = Command::new(edge_node());
-    command.args(["serve", "--local", "--port", "0", "--model"]);
-    command.arg(demo_model()).arg("--identity");
-    command.arg(cluster.dir.path().join("edge"));
-    let refused = run(command.args(["--worker-listen", "127.0.0.1:0"]));
-    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    let refused = |args: &[&str]| {
+        let mut command = Command::new(edge_node());
+        command.args(["serve", "--local", "--port", "0", "--model"]);
+        command.arg(demo_model()).arg("--identity");
+        command.arg(cluster.dir.path().join("edge"));
+        let refused = run(command.args(args));
+        assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+        stderr(&refused)
+    };
+    let nobody = refused(&["--worker-listen", "127.0.0.1:0"]);
     for way in ["--worker NAME", "--workers-any"] {
-        assert!(stderr(&refused).contains(way), "{}", stderr(&refused));
+        assert!(nobody.contains(way), "{nobody}");
     }
     let bogus: [&[&str]; 2] = [
         &[
@@ -422,12 +426,7 @@ fn a_leader_that_names_nobody_is_told_how() {
         .into_iter()
         .zip(["the-other-one", "--worker-listen ADDR"])
     {
-        let mut command = Command::new(edge_node());
-        command.args(["serve", "--local", "--port", "0", "--model"]);
-        command.arg(demo_model()).arg("--identity");
-        command.arg(cluster.dir.path().join("edge"));
-        let refused = run(command.args(args));
-        assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
-        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+        let found = refused(args);
+        assert!(found.contains(said), "{found}");
     }
 }

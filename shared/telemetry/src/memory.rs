@@ -4,14 +4,12 @@
 /// `None` where the system does not tell.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    high_water_mark(&status)
+    bytes_of(&status, "VmHWM:")
 }
 
-/// Reads Linux's `VmHWM:   123456 kB`.
-fn high_water_mark(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The bytes of a line of Linux's files on memory: `VmHWM:   123456 kB`.
+pub fn bytes_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -23,6 +21,7 @@ mod tests {
     #[test]
     fn the_high_water_mark_is_read_in_bytes() {
         let status = "Name:\tedge-node\nVmPeak:\t   99 kB\nVmHWM:\t    2048 kB\nVmRSS:\t  7 kB\n";
+        let high_water_mark = |status| bytes_of(status, "VmHWM:");
         assert_eq!(high_water_mark(status), Some(2 << 20));
         assert_eq!(high_water_mark("VmHWM:\t many kB\n"), None);
         assert_eq!(high_water_mark("VmRSS:\t  7 kB\n"), None);

@@ -48,11 +48,9 @@ impl Foreman {
 
     /// Whether all whom a placement names are there, and to be given something.
     pub(super) fn is_there(&self, goal: &Owners) -> bool {
-        let layers = goal.layers().iter();
-        let mut owners = layers.flat_map(|layer| layer.heads.iter().chain(&layer.slices));
-        owners.all(|owner| match owner {
-            Owner::Here => true,
-            Owner::Worker(id) => self.hands.get(id).is_some_and(Hand::is_of_use),
+        !goal.any(|owner| match owner {
+            Owner::Here => false,
+            Owner::Worker(id) => !self.hands.get(&id).is_some_and(Hand::is_of_use),
         })
     }
 }

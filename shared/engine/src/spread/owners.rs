@@ -87,7 +87,7 @@ impl Owners {
     }
 
     /// Whether anything is on any of these.
-    pub(super) fn any(&self, is_one: impl Fn(Owner) -> bool) -> bool {
+    pub fn any(&self, is_one: impl Fn(Owner) -> bool) -> bool {
         self.owners().any(is_one)
     }
 
